@@ -1,0 +1,44 @@
+"""The vocabulary. Every other module is written in these words."""
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from jaxtyping import Array, Float, Key, ScalarLike
+
+
+Number: TypeAlias = ScalarLike  # a hyper-parameter; may be traced, hence swept
+Weight: TypeAlias = Float[Array, "*d"]  # one parameter of one model
+Deltas: TypeAlias = Float[Array, " k *d"]  # expert minus base, one row per expert
+AllDeltas: TypeAlias = list[Float[Array, "k ..."]]  # of every weight, in tree order
+Rows: TypeAlias = Float[Array, " j *d"]  # what a stage returns; j need not be k
+
+
+class Role(enum.Enum):
+    """What a leaf is to a merge method."""
+
+    MATRIX = "matrix"  # a linear map: seen by stages as [out, in]
+    CONV = "conv"  # a convolution kernel: seen by stages as [out, in * window]
+    EMBEDDING = "embedding"  # a table: tokens, lm_head, relative positions
+    POSITION = "position"  # absolute position table
+    VECTOR = "vector"  # bias, norm scale, class token
+    SCALAR = "scalar"
+    BUFFER = "buffer"  # integers, booleans, running statistics
+
+
+class Side(NamedTuple):
+    """What a stage may look at besides the deltas of its own weight."""
+
+    base: Weight
+    key: Key[Array, ""] | None = None
+    aux: Any = None  # per-weight extras: a Fisher diagonal, a Gram matrix, ...
+    role: Role | None = None  # None: judged by the number of axes
+
+
+Stage: TypeAlias = Callable[[Deltas, Side], Rows]
+
+
+class WholeModel(NamedTuple):
+    """A method that must see every delta before it knows its stage."""
+
+    prepare: Callable[[AllDeltas], Stage]
