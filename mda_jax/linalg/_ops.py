@@ -1,0 +1,72 @@
+"""Matrix products in full precision, and what every kernel does to its input."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+
+def transpose(x: Float[Array, "*b m n"]) -> Float[Array, "*b n m"]:
+    """Swap the last two axes."""
+    return jnp.swapaxes(x, -1, -2)
+
+
+def matmul(
+    x: Float[Array, "*b m k"], y: Float[Array, "*b k n"]
+) -> Float[Array, "*b m n"]:
+    """Product with the accumulation of the dtype, also where the hardware has less."""
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def gram(x: Float[Array, "*b m n"]) -> Float[Array, "*b n n"]:
+    """Inner products of the columns, exactly symmetric."""
+    return symmetric(matmul(transpose(x), x))
+
+
+def symmetric(x: Float[Array, "*b n n"]) -> Float[Array, "*b n n"]:
+    """The symmetric part."""
+    return (x + transpose(x)) / 2
+
+
+def skew(x: Float[Array, "*b n n"]) -> Float[Array, "*b n n"]:
+    """Twice the antisymmetric part."""
+    return x - transpose(x)
+
+
+def epsilon(dtype: DTypeLike) -> float:
+    """The distance from 1 to the next number."""
+    return float(jnp.finfo(dtype).eps)
+
+
+def safe_inverse(x: Float[Array, "*s"], keep: Bool[Array, "*s"]) -> Float[Array, "*s"]:
+    """`1 / x` where `keep`, else 0; no division by zero on the way."""
+    return jnp.where(keep, 1 / jnp.where(keep, x, 1), 0)
+
+
+def finite(x: Float[Array, "*b m n"]) -> Bool[Array, "*b 1 1"]:
+    """Whether each matrix has neither NaN nor infinity."""
+    return jnp.isfinite(x).all(axis=(-2, -1), keepdims=True)
+
+
+def normalised(
+    x: Float[Array, "*b m n"],
+) -> tuple[Float[Array, "*b m n"], Float[Array, "*b 1 1"]]:
+    """Divide by the largest magnitude (1 for a zero matrix); also return it.
+
+    Squares of the result neither overflow nor all underflow.
+    """
+    size = jnp.abs(x).max(axis=(-2, -1), keepdims=True)
+    size = jnp.where(size > 0, size, 1)
+    return x / size, size
+
+
+def columns_first(
+    f: Callable[[Float[Array, "*b m n"]], Float[Array, "*b m n"]],
+    x: Float[Array, "*b m n"],
+) -> Float[Array, "*b m n"]:
+    """Apply `f`, which commutes with transposition, where it sees m >= n."""
+    if x.shape[-2] >= x.shape[-1]:
+        return f(x)
+    return transpose(f(transpose(x)))
