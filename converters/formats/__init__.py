@@ -1,0 +1,13 @@
+"""Checkpoint formats, read and written without PyTorch."""
+
+from mda_jax.converters.formats.dtypes import Spec as Spec
+from mda_jax.converters.formats.errors import FormatError as FormatError
+from mda_jax.converters.formats.safetensors import (
+    Tensors as Tensors,
+    open_tensors as open_tensors,
+)
+from mda_jax.converters.formats.writer import (
+    SafetensorsWriter as SafetensorsWriter,
+    write_file as write_file,
+    write_folder as write_folder,
+)
