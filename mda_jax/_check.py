@@ -225,10 +225,10 @@ def aux_entries(who: str, structure: Any, aux: Any) -> list:
 
 def rows_fit(got: tuple, weight: tuple) -> None:
     """Raise unless a stage returned rows of the weight's shape."""
-    if got[1:] != weight or len(got) != len(weight) + 1:
+    if got[1:] != weight or len(got) != len(weight) + 1 or not got[0]:
         raise ValueError(
             f"merge: the stage returned an array of shape {got} for a weight of shape"
-            f" {weight}. A stage returns rows [j, *d] that are summed over j."
+            f" {weight}. A stage returns rows [j, *d], j >= 1, that are summed."
         )
 
 

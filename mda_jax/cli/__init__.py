@@ -1,0 +1,35 @@
+"""The `mda-jax` command: one file per subcommand.
+
+Nothing heavy is imported here, so that `--help` answers at once: commands import what
+they need when they run.
+"""
+
+import typer
+
+from mda_jax.cli import glyphs
+from mda_jax.cli.demo import demo
+from mda_jax.cli.merge import merge
+from mda_jax.cli.methods import methods
+
+
+app = typer.Typer(
+    help="Merge fine-tuned models into one.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(demo)
+app.command()(merge)
+app.command()(methods)
+app.add_typer(glyphs.app, name="glyphs")
+
+
+@app.callback()
+def _several_commands() -> None:
+    """Merge fine-tuned models into one."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="mda-jax")

@@ -1,0 +1,66 @@
+"""Every failure is one line on stderr and an exit code."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+@contextmanager
+def one_line_errors(*, debug: bool) -> Iterator[None]:
+    """Turn what goes wrong inside into a line and an exit code.
+
+    Args:
+      debug: let the error through, traceback and all.
+
+    Yields:
+      Nothing. A wrong request exits with 2, a failed merge with 1, an interrupt with
+      130. Termination is an ordinary exit inside, so that clean-up happens.
+    """
+    from mda_jax.pipeline.errors import ConfigError
+
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _exit("interrupted; nothing was written.", INTERRUPTED)
+    except Exception as e:
+        if debug:
+            raise
+        _exit(_text(e), MISUSED if isinstance(e, ConfigError) else FAILED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    print(f"mda-jax: warning: {_flat(text)}", file=sys.stderr)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    raise SystemExit(128 + number)
+
+
+def _exit(text: str, code: int) -> NoReturn:
+    print(f"mda-jax: error: {_flat(text)}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'output'}: {error.strerror}."
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"{type(error).__name__}: {error}. See --debug."
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

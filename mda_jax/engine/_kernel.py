@@ -1,0 +1,116 @@
+"""The compiled part: one chunk of alike weights, merged as one batch."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mda_jax import _check
+from mda_jax._types import Role, Side, Stage, WholeModel
+from mda_jax.primitives import total
+
+
+@partial(jax.jit, static_argnames=("role", "shape", "stacked", "batch"))
+def merge_chunk(
+    stage: Stage,
+    bases: tuple,
+    experts: tuple,
+    extras: tuple,
+    key: Any,
+    seeds: Any,
+    *,
+    role: Role,
+    shape: tuple[int, ...],
+    stacked: bool,
+    batch: int,
+) -> tuple:
+    """Merge leaves of one bucket; compiled once per bucket and chunk length.
+
+    Args:
+      stage: the method.
+      bases: one canonical leaf each, `[stack, *d]`, or `[*d]` where not `stacked`.
+      experts: per leaf a tuple of k such arrays, or one array with k before `*d`.
+      extras: per leaf a tree of arrays, `[stack, ...]` where `stacked`; or None.
+      key: the PRNG key of the merge, or None.
+      seeds: one number per leaf, folded into the key.
+      role: of every leaf.
+      shape: `(stack, *d)` of every leaf.
+      stacked: whether the leaves have a stack axis.
+      batch: weights in flight at once.
+
+    Returns:
+      The merged leaves, shaped like `bases`, in the bases' dtype.
+    """
+    base = _joined([x.reshape(shape) for x in bases])
+    rows = jax.tree.map(lambda *xs: _joined(xs), *(_rows(x, shape) for x in experts))
+    keys = None if key is None else _keys(key, seeds, shape[0], stacked)
+    each = extras if stacked else jax.tree.map(lambda x: x[None], extras)
+    extra = jax.tree.map(lambda *xs: _joined(xs), *each)
+    items = (base, rows, extra, keys)
+    one = partial(_merge_one, stage, role)
+    if len(base) <= batch:
+        merged = jax.vmap(one)(*items)
+    else:
+        size = -(-len(base) // -(-len(base) // batch))
+        merged = jax.lax.map(lambda item: one(*item), items, batch_size=size)
+    return tuple(merged.reshape(len(bases), *(shape if stacked else shape[1:])))
+
+
+@partial(jax.jit, static_argnames="shapes")
+def prepare(
+    method: WholeModel, bases: tuple, experts: tuple, *, shapes: tuple
+) -> Stage:
+    """The stage a whole-model method settles on, compiled once per model."""
+    deltas: list[jax.Array] = []
+    for base, rows, shape in zip(bases, experts, shapes, strict=True):
+        deltas.extend(jax.vmap(_delta)(base.reshape(shape), _rows(rows, shape)))
+    return method.prepare(deltas)
+
+
+def _merge_one(
+    stage: Stage, role: Role, base: jax.Array, experts: Any, extra: Any, key: Any
+) -> jax.Array:
+    d = _delta(base, experts)
+    rows = stage(d, Side(base, key, extra, role))
+    _check.rows_fit(rows.shape, base.shape)
+    (change,) = total(rows)
+    return (base.astype(d.dtype) + change).astype(base.dtype)
+
+
+def _delta(base: jax.Array, experts: Any) -> jax.Array:
+    """`[k, *d]` in the dtype of the arithmetic."""
+    dtype = _arithmetic(base.dtype)
+    listed = isinstance(experts, tuple)
+    rows = jnp.stack([x.astype(dtype) for x in experts]) if listed else experts
+    return rows.astype(dtype) - base.astype(dtype)[None]
+
+
+def _arithmetic(dtype: Any) -> Any:
+    return dtype if dtype == jnp.float64 else jnp.float32
+
+
+def _rows(experts: Any, shape: tuple[int, ...]) -> Any:
+    """k arrays `[stack, *d]`, or one `[stack, k, *d]`; still in their own dtypes."""
+    if isinstance(experts, tuple):
+        return tuple(x.reshape(shape) for x in experts)
+    return experts.reshape(shape[0], -1, *shape[1:])
+
+
+def _joined(arrays: Sequence[jax.Array]) -> jax.Array:
+    """Laid end to end; as float32 or float64 where their dtypes differ."""
+    dtypes = {x.dtype for x in arrays}
+    if len(dtypes) > 1:
+        wide = _arithmetic(max(dtypes, key=lambda dtype: dtype.itemsize))
+        arrays = [x.astype(wide) for x in arrays]
+    return jnp.concatenate(arrays)
+
+
+def _keys(key: jax.Array, seeds: jax.Array, stack: int, stacked: bool) -> jax.Array:
+    """One key per weight: from the leaf's name, then from the place in its stack."""
+    named = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
+    if not stacked:
+        return named
+    over_stack = jax.vmap(jax.random.fold_in, (None, 0))
+    return jax.vmap(over_stack, (0, None))(named, jnp.arange(stack)).ravel()

@@ -1,0 +1,172 @@
+"""`merge` and `merge_by_name`: trees in memory, eager or traced."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+
+from mda_jax import _check, trees
+from mda_jax._types import Stage, WholeModel
+from mda_jax.engine._kernel import prepare
+from mda_jax.engine._stream import Job, run, seen
+
+
+Method: TypeAlias = Stage | WholeModel
+EVERY = "(?s:.*)"
+
+
+def merge(
+    base: Any,
+    experts: Any,
+    method: Method,
+    *,
+    key: Any = None,
+    aux: Any = None,
+    layout: trees.Rules | None = None,
+    batch: int = 8,
+) -> Any:
+    """Merge experts into their base: `base + sum_j method(experts - base)[j]`.
+
+    Works on any pytree, eagerly and under `jit`, `vmap` and `grad`. Stages see every
+    weight in its canonical view, whatever the layout of the leaf.
+
+    Args:
+      base: pytree of arrays, the common ancestor.
+      experts: k >= 1 pytrees with the names and shapes of `base`; or one such tree
+        with leaves `[k, *shape]`.
+      method: a stage `[k, *d] -> [j, *d]`, or a `WholeModel`; see `mda_jax.methods`.
+      key: a PRNG key; only random stages need it.
+      aux: pytree with the structure of `base`, down to a tree of arrays (or None) per
+        leaf, handed to the method with the leaf. An array that ends in the leaf's
+        own shape is brought to canonical view with it; others pass as they are, for a
+        stack of weights with one entry each on a leading axis.
+      layout: rules `{regex: Layout or Role}` where inference from names and shapes
+        needs help; see `trees.layouts`.
+      batch: weights of one shape processed at once; bounds memory, not the result.
+
+    Returns:
+      A tree like `base`, each leaf in its own dtype. The arithmetic is float32
+      (float64 where the base is), cast once. Integers and booleans are the base's.
+
+    Raises:
+      ValueError: names, shapes, rules or extras do not fit; the message names the
+        first offender. Nothing has been compiled then.
+
+    >>> import jax.numpy as jnp
+    >>> from mda_jax import chain
+    >>> merge({"w": jnp.ones(2)}, [{"w": jnp.array([2.0, 1.0])}], chain())
+    {'w': Array([2., 1.], dtype=float32)}
+    """
+    options = {"key": key, "aux": aux, "layout": layout, "batch": batch}
+    return _merge("merge", {EVERY: method}, base, experts, **options)
+
+
+def merge_by_name(
+    rules: Mapping[str, Method], base: Any, experts: Any, **options: Any
+) -> Any:
+    """Like `merge`, with the method chosen by weight name: the first full match wins.
+
+    Args:
+      rules: `{regex: method}`, tried in order; end with `".*"` to cover the rest.
+      base: as in `merge`.
+      experts: as in `merge`.
+      **options: as in `merge`.
+
+    Returns:
+      As `merge`. A `WholeModel` sees the weights its own rule matched.
+
+    Raises:
+      ValueError: a weight matches no rule, or a rule no weight; or as in `merge`.
+    """
+    return _merge("merge_by_name", rules, base, experts, **options)
+
+
+def _merge(
+    who: str,
+    rules: Mapping[str, Method],
+    base: Any,
+    experts: Any,
+    *,
+    key: Any = None,
+    aux: Any = None,
+    layout: trees.Rules | None = None,
+    batch: int = 8,
+) -> Any:
+    leaves = trees.named(base)
+    _check.arrays(who, "base", leaves)
+    _check.at_least_one(who, batch=batch)
+    _check.typed_key(who, key)
+    rows = _rows(who, base, leaves, experts)
+    plan = trees.layouts(leaves, layout)
+    extras = _extras(who, base, leaves, aux, plan)
+    assigned = _assigned(who, rules, leaves)
+    merged: dict[str, Any] = {}
+    for pattern, mine in assigned.items():
+        job = Job(mine, lambda name: (leaves[name], rows[name]), plan, extras)
+        merged |= run(job, _settled(rules[pattern], job), key, batch)
+    in_order = [merged[name] for name in leaves]
+    return jax.tree.unflatten(jax.tree.structure(base), in_order)
+
+
+def _rows(who: str, base: Any, leaves: Mapping[str, Any], experts: Any) -> dict:
+    """Per name a tuple of the experts' leaves, or one stacked array."""
+    built: Any = jax.tree.structure(experts)
+    is_stacked = built == jax.tree.structure(base)
+    if isinstance(experts, Sequence) and not is_stacked:
+        _check.some_experts(who, len(experts))
+        named = [trees.named(tree) for tree in experts]
+        for i, tree in enumerate(named):
+            _check.same_leaves(who, f"experts[{i}]", leaves, tree)
+        return {name: tuple(tree[name] for tree in named) for name in leaves}
+    stacked = trees.named(experts)
+    _check.same_leaves(who, "experts", leaves, stacked, _check.stacked(who, stacked))
+    return stacked
+
+
+def _assigned(
+    who: str, rules: Mapping[str, Method], leaves: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The leaves of each rule; leaves that are merely copied need none."""
+    _check.rules_match(who, rules, list(leaves))
+    assigned: dict[str, dict[str, Any]] = {pattern: {} for pattern in rules}
+    missed = []
+    for name, leaf in leaves.items():
+        found = [p for p in rules if re.fullmatch(p, name)]
+        if not found and _check.is_merged(leaf):
+            missed.append(name)
+        assigned[(*found, next(iter(rules)))[0]][name] = leaf
+    _check.covered(who, rules, missed)
+    return {pattern: mine for pattern, mine in assigned.items() if mine}
+
+
+def _extras(
+    who: str, base: Any, leaves: Mapping[str, Any], aux: Any, plan: Mapping
+) -> dict[str, Any]:
+    if aux is None:
+        return {}
+    entries = _check.aux_entries(who, jax.tree.structure(base), aux)
+    return {
+        name: jax.tree.map(lambda x, n=name: _extra(n, x, leaves[n], plan[n]), entry)
+        for name, entry in zip(leaves, entries, strict=True)
+    }
+
+
+def _extra(name: str, x: Any, leaf: Any, layout: trees.Layout) -> Any:
+    if x.shape[max(0, x.ndim - leaf.ndim) :] == leaf.shape:
+        return seen(x, layout, leaf.shape)
+    if layout.stack:
+        _check.aux_fits(name, x.shape, trees.view_shape(leaf.shape, layout)[0])
+    return x
+
+
+def _settled(method: Method, job: Job) -> Stage:
+    """The stage of a whole-model method; a stage is one already."""
+    if not isinstance(method, WholeModel):
+        return method
+    names = [n for n, leaf in job.leaves.items() if _check.is_merged(leaf)]
+    shapes = {n: job.leaves[n].shape for n in names}
+    pairs = [seen(job.read(n), job.plan[n], shapes[n]) for n in names]
+    views = tuple(trees.view_shape(shapes[n], job.plan[n]) for n in names)
+    bases, experts = zip(*pairs, strict=True) if pairs else ((), ())
+    return prepare(method, bases, experts, shapes=views)

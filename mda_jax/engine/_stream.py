@@ -1,0 +1,166 @@
+"""Bucket by bucket, chunk by chunk: the one driver behind `merge` and `stream`."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from mda_jax import _check, trees
+from mda_jax._types import Stage, WholeModel
+from mda_jax.engine._kernel import merge_chunk
+from mda_jax.trees import Bucket, Layout
+
+
+Leaves: TypeAlias = Mapping[str, Any]
+Read: TypeAlias = Callable[[str], tuple[Any, Any]]
+
+
+class Job(NamedTuple):
+    """What the driver needs to know of every leaf, and how to get it."""
+
+    leaves: Leaves
+    read: Read
+    plan: Mapping[str, Layout]
+    extras: Mapping[str, Any]
+
+
+def stream(
+    leaves: Leaves,
+    read: Callable[[str], tuple[Any, Sequence[Any]]],
+    stage: Stage | WholeModel,
+    *,
+    key: Any = None,
+    layout: trees.Rules | None = None,
+    batch: int = 8,
+) -> Iterator[tuple[str, Any]]:
+    """Merge leaf by leaf, holding no more than one chunk of them.
+
+    Args:
+      leaves: `{name: ShapeDtypeStruct}` of the base (arrays serve too).
+      read: `name -> (base leaf, [expert leaves])`, NumPy or JAX; called once a leaf.
+      stage: `[k, *d] -> [j, *d]`; see `mda_jax.methods`.
+      key: a PRNG key; only random stages need it.
+      layout: rules as in `trees.layouts`.
+      batch: weights of one shape processed at once; bounds memory, not the result.
+
+    Returns:
+      An iterator over `(name, merged leaf)` in the base's dtype, in bucket order.
+      Leaves that are not floating come first, as the base has them.
+
+    Raises:
+      ValueError: the stage sees the whole model, a rule does not fit, or `read` gives
+        other shapes than `leaves` announces.
+    """
+    _check.arrays("stream", "leaves", leaves)
+    _check.at_least_one("stream", batch=batch)
+    _check.typed_key("stream", key)
+    checked = partial(_checked, leaves, read)
+    job = Job(leaves, checked, trees.layouts(leaves, layout), {})
+    return run(job, _check.per_weight("stream", stage), key, batch)
+
+
+def run(job: Job, stage: Stage, key: Any, batch: int) -> Iterator[tuple[str, Any]]:
+    """Every leaf of a job, merged; those that are not floating as the base has them."""
+    for name, leaf in job.leaves.items():
+        if not _check.is_merged(leaf):
+            yield name, job.read(name)[0]
+    for bucket in trees.buckets(job.leaves, job.plan):
+        for alike in _alike(bucket.names, job.extras):
+            for names, size in _chunks(alike, batch // bucket.shape[0]):
+                merged = _merge_names(job, stage, key, bucket, names, size, batch)
+                for name, leaf in zip(names, merged, strict=False):
+                    yield name, _unseen(leaf, job.plan[name], job.leaves[name].shape)
+
+
+def seen(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
+    """A tree of arrays that end in a leaf's axes, in canonical view.
+
+    The stack axis is left out where nothing is stacked, so that a leaf which already
+    is canonical passes as it is.
+    """
+    if trees.is_canonical(shape, layout):
+        return x
+    arrays = jax.tree.leaves(x)
+    if all(isinstance(each, np.ndarray) for each in arrays):
+        return _views(x, layout)
+    return _compiled_views(x, layout)
+
+
+def _merge_names(
+    job: Job,
+    stage: Stage,
+    key: Any,
+    bucket: Bucket,
+    names: tuple[str, ...],
+    size: int,
+    batch: int,
+) -> tuple:
+    """The merged leaves of one chunk, still in canonical view, and padding."""
+    pairs = [seen(job.read(n), job.plan[n], job.leaves[n].shape) for n in names]
+    bases, experts = zip(*_padded(pairs, size), strict=True)
+    extras = [job.extras.get(name) for name in names]
+    seeds = np.asarray([trees.seed(name) for name in names])
+    return merge_chunk(
+        stage,
+        bases,
+        experts,
+        tuple(_padded(extras, size)),
+        key,
+        np.asarray(_padded(list(seeds), size)),
+        role=bucket.role,
+        shape=bucket.shape,
+        stacked=bucket.stacked,
+        batch=batch,
+    )
+
+
+def _checked(leaves: Leaves, read: Read, name: str) -> tuple[Any, tuple]:
+    base, experts = read(name)
+    _check.some_experts("stream", len(experts))
+    want = {name: leaves[name]}
+    _check.same_leaves("stream", "base", want, {name: base})
+    for i, expert in enumerate(experts):
+        _check.same_leaves("stream", f"experts[{i}]", want, {name: expert})
+    return base, tuple(experts)
+
+
+def _alike(names: tuple[str, ...], extras: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Names whose extras can be stacked."""
+    groups = defaultdict(list)
+    for name in names:
+        arrays, structure = jax.tree.flatten(extras.get(name))
+        groups[structure, tuple((x.shape, x.dtype) for x in arrays)].append(name)
+    return [tuple(group) for group in groups.values()]
+
+
+def _chunks(names: tuple[str, ...], most: int) -> list[tuple[tuple[str, ...], int]]:
+    """As few chunks as `most` names allow, of one size; the last may lack a few."""
+    count = -(-len(names) // max(1, most))
+    size = -(-len(names) // count)
+    return [(names[i : i + size], size) for i in range(0, len(names), size)]
+
+
+def _padded(items: list, size: int) -> list:
+    return items + items[-1:] * (size - len(items))
+
+
+def _views(x: Any, layout: Layout) -> Any:
+    viewed = jax.tree.map(lambda each: trees.view(each, layout), x)
+    return viewed if layout.stack else jax.tree.map(lambda each: each[0], viewed)
+
+
+_compiled_views = partial(jax.jit, static_argnames="layout")(_views)
+
+
+def _unseen(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
+    if trees.is_canonical(shape, layout):
+        return x
+    return _compiled_unview(x, layout, shape)
+
+
+@partial(jax.jit, static_argnames=("layout", "shape"))
+def _compiled_unview(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
+    return trees.unview(x, layout, shape)

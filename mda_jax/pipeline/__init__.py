@@ -1,0 +1,5 @@
+"""Merging model folders: configuration, plan, streaming, atomic output."""
+
+from mda_jax.pipeline.errors import ConfigError as ConfigError, MergeError as MergeError
+from mda_jax.pipeline.report import Report as Report
+from mda_jax.pipeline.run import run as run

@@ -1,0 +1,27 @@
+"""Plain array functions over the experts' deltas: no trees, no hidden keys."""
+
+from mda_jax.primitives.averages import (
+    Weights as Weights,
+    mean as mean,
+    per_expert as per_expert,
+    scaled as scaled,
+    total as total,
+    weighted as weighted,
+    weighted_mean as weighted_mean,
+)
+from mda_jax.primitives.selection import (
+    keep_count as keep_count,
+    keep_largest as keep_largest,
+)
+from mda_jax.primitives.signs import (
+    agreeing as agreeing,
+    agreeing_mean as agreeing_mean,
+    agreeing_sum as agreeing_sum,
+    agreeing_weighted_mean as agreeing_weighted_mean,
+    nonnegative_sign_of_sum as nonnegative_sign_of_sum,
+    sign_of_sum as sign_of_sum,
+)
+from mda_jax.primitives.subspaces import (
+    flat_spectrum as flat_spectrum,
+    recombined as recombined,
+)

@@ -1,0 +1,60 @@
+"""Merging through the experts' leading singular subspaces."""
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from mda_jax.linalg import polar, top_singular_subspaces
+from mda_jax.primitives.averages import total
+
+
+def flat_spectrum(d: Float[Array, "k m n"]) -> Float[Array, "1 m n"]:
+    """The sum over experts, with every singular value replaced by their mean.
+
+    The mean counts `min(m, n)` values. Directions that no expert changes stay
+    unchanged: the polar factor of a rank-deficient sum is a partial isometry.
+    """
+    (summed,) = total(d)
+    directions = polar(summed)
+    mean = (directions * summed).sum() / min(summed.shape)
+    return (mean * directions)[None]
+
+
+def recombined(
+    d: Float[Array, "k m n"], *, align_left: Partial
+) -> Float[Array, "1 m n"]:
+    """The sum of the experts' leading parts, their directions brought into order.
+
+    Every expert contributes its `max(1, min(m, n) // k)` leading singular directions.
+    The left ones of all experts, side by side, go through `align_left`; the right ones
+    are made orthonormal by their polar factor. Directions in which an expert does not
+    change the base, up to rounding, take no part.
+
+    Args:
+      d: the experts' deltas.
+      align_left: `[m, c] -> [m, c]` on the `c` left directions of all experts.
+
+    Returns:
+      `[1, m, n]`: `sum_t U_t C_t V_t^T` of the aligned directions and the experts'
+      own cores.
+    """
+    k, m, n = d.shape
+    left, core, right = top_singular_subspaces(d, max(1, min(m, n) // k))
+    left = _present(left, jnp.linalg.norm(core, axis=-1), max(m, n))
+    right = _present(right, jnp.linalg.norm(core, axis=-2), max(m, n))
+    u = align_left(_side_by_side(left)).reshape(m, k, -1)
+    v = polar(_side_by_side(right))
+    cores = jnp.einsum("mkr,krs->mks", u, core, precision="highest")
+    return jnp.matmul(cores.reshape(m, -1), v.T, precision="highest")[None]
+
+
+def _present(
+    basis: Float[Array, "k p r"], sizes: Float[Array, "k r"], side: int
+) -> Float[Array, "k p r"]:
+    """The basis, with columns of no numerical weight zeroed."""
+    floor = side * jnp.finfo(sizes.dtype).eps * sizes.max(-1, keepdims=True)
+    return jnp.where((sizes > floor)[:, None, :], basis, 0)
+
+
+def _side_by_side(bases: Float[Array, "k p r"]) -> Float[Array, "p c"]:
+    return bases.swapaxes(0, 1).reshape(bases.shape[1], -1)

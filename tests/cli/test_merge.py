@@ -1,0 +1,209 @@
+"""Bad input ends in one line, a code, and no trace of an output."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from folders import SHAPES, save, task_arithmetic, tensors
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from mda_jax.cli import app
+from mda_jax.cli.merge import shard_size
+
+
+def write_yaml(path, config):
+    with path.open("w") as file:
+        YAML(typ="safe").dump(config, file)
+    return path
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A folder with base, a, and c.yml that merges them."""
+    models = [save(tmp_path / name, tensors(s)) for s, name in enumerate(["base", "a"])]
+    write_yaml(tmp_path / "c.yml", task_arithmetic(*models))
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [os.fspath(a) for a in arguments])
+
+
+def test_a_good_merge(work):
+    result = run("merge", work / "c.yml", work / "out")
+    assert result.exit_code == 0, result.output
+    assert "merged by task_arithmetic" in result.stdout
+    assert f"{len(SHAPES)} tensors and 1 other files" in result.stdout
+    assert result.stderr == ""
+
+
+def test_quiet_and_options(work):
+    result = run(
+        *("merge", work / "c.yml", work / "out", "--quiet", "--seed", "3"),
+        *("--out-shard-size", "0.7K", "--layout", "every_2d"),
+    )
+    assert (result.exit_code, result.output) == (0, "")
+    assert len(list((work / "out").glob("model-*"))) == 4
+
+
+def test_warnings_go_to_stderr(work):
+    config = task_arithmetic(work / "base", work / "a")
+    config["models"][0]["parameters"]["weight"] = 0.0
+    result = run("merge", write_yaml(work / "c.yml", config), work / "out", "--quiet")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("mda-jax: warning: the merged weights equal those")
+
+
+def truncate(work):
+    path = work / "a" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def corrupt(work):
+    path = work / "a" / "model.safetensors"
+    path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
+
+
+def rewrite(work, change):
+    content = tensors(1)
+    change(content)
+    (work / "a" / "model.safetensors").unlink()
+    (work / "a" / "config.json").unlink()
+    (work / "a").rmdir()
+    save(work / "a", content)
+
+
+def edit(work, old, new):
+    text = (work / "c.yml").read_text()
+    assert old in text
+    (work / "c.yml").write_text(text.replace(old, new, 1))
+
+
+BAD = {
+    "missing folder": (lambda w: edit(w, "/a\n", "/b\n"), 2, "no such folder"),
+    "missing config": (lambda w: (w / "c.yml").unlink(), 2, "c.yml: cannot be read"),
+    "YAML error": (lambda w: edit(w, "models", "'"), 2, "no valid YAML"),
+    "unknown key": (lambda w: edit(w, "base_model", "base_modle"), 2, "'base_model'"),
+    "unknown method": (lambda w: edit(w, "task_arit", "task_arti"), 2, "did you mean"),
+    "existing output": (lambda w: (w / "out").touch(), 2, "out: exists already"),
+    "missing tensor": (
+        lambda w: rewrite(w, lambda t: t.pop("model.norm.weight")),
+        1,
+        "is missing",
+    ),
+    "shape": (
+        lambda w: rewrite(w, lambda t: t.update(x=np.ones(1, np.float32))),
+        1,
+        "'x' (1,) is extra",
+    ),
+    "truncated": (truncate, 1, "truncated"),
+    "corrupt": (corrupt, 1, "a header of"),
+    "NaN": (
+        lambda w: rewrite(w, lambda t: t["lm_head.weight"].__setitem__(0, np.nan)),
+        1,
+        "'lm_head.weight' would be NaN",
+    ),
+    "pickle": (
+        lambda w: (w / "a" / "model.safetensors").rename(w / "a" / "pytorch_model.bin"),
+        1,
+        "pickled weights only",
+    ),
+    "config.json": (
+        lambda w: (
+            (w / "base" / "config.json").write_text("{"),
+            edit(w, "models", "dtype: float16\nmodels"),
+        ),
+        1,
+        "config.json: no valid JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(work, case):
+    spoil, code, message = BAD[case]
+    spoil(work)
+    before = sorted(work.iterdir())
+    result = run("merge", work / "c.yml", work / "out")
+    assert result.exit_code == code, result.output
+    assert message in result.stderr and result.stdout == ""
+    assert result.stderr.startswith("mda-jax: error: ")
+    assert result.stderr.count("\n") == 1
+    assert sorted(work.iterdir()) == before
+
+
+def test_a_parent_that_does_not_exist(work):
+    result = run("merge", work / "c.yml", work / "no" / "out")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("errno", [28, 13])
+def test_disk_full_and_no_permission(work, monkeypatch, errno):
+    def pwrite(*arguments):
+        raise OSError(errno, os.strerror(errno))
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    result = run("merge", work / "c.yml", work / "out")
+    assert result.exit_code == 1
+    assert result.stderr == f"mda-jax: error: output: {os.strerror(errno)}.\n"
+    assert not list(work.glob("out*"))
+
+
+def test_debug_shows_the_traceback(work):
+    truncate(work)
+    result = run("merge", work / "c.yml", work / "out", "--debug")
+    assert type(result.exception).__name__ == "FormatError"
+
+
+def test_usage_errors_are_code_2(work):
+    assert run("merge").exit_code == 2
+    assert run("merge", work / "c.yml", work / "out", "--seeed", "1").exit_code == 2
+    wrong = run("merge", work / "c.yml", work / "out", "--out-shard-size", "0B")
+    assert wrong.exit_code == 2 and "'0B' is no size" in wrong.stderr
+
+
+def test_sizes():
+    assert shard_size("500m") == 500_000_000
+    assert shard_size("5B") == shard_size("5GB") == 5_000_000_000
+
+
+SLOW = """
+import sys, time
+from mda_jax import pipeline
+from mda_jax.cli import main
+real = pipeline.run
+def slow(*a, watch, **k):
+    def wait(done, total):
+        print("going", flush=True)
+        time.sleep(60)
+    return real(*a, watch=wait, **k)
+pipeline.run = slow
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)]
+)
+def test_signals_leave_nothing_behind(work, number, code):
+    command = [sys.executable, "-c", SLOW, "merge", work / "c.yml", work / "out"]
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "going\n"
+    assert list(work.glob("out.tmp-*"))
+    child.send_signal(number)
+    _, error = child.communicate(timeout=30)
+    assert child.returncode == code and "Traceback" not in error
+    assert not list(work.glob("out*"))
+
+
+def test_help_does_not_wait_for_jax_to_compile():
+    start = time.process_time()
+    assert run("--help").exit_code == 0
+    assert time.process_time() - start < 1

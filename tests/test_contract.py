@@ -1,0 +1,221 @@
+"""What every merge method owes. A new file in mda_jax/methods is picked up here."""
+
+import inspect
+import pickle
+import re
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import grid
+
+from mda_jax import Role, Side, WholeModel, merge, methods
+from mda_jax.engine._kernel import merge_chunk
+
+
+KEY = jax.random.key(0)
+SHAPES = {
+    "a/bias": (5,),
+    "a/kernel": (6, 5),
+    "b/kernel": (6, 5),
+    "scale": (),
+}
+SMALL = {"bias": (5,), "kernel": (6, 5)}
+every_method = pytest.mark.parametrize("name", methods.names)
+
+
+def trees(k, dtype=jnp.float32, shapes=SHAPES):
+    def one(seed):
+        return {n: jnp.asarray(grid(seed, s), dtype) for n, s in shapes.items()}
+
+    return one(99), [one(i) for i in range(k)]
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def near(a, b):
+    """Within 400 roundings: a reduction may be reordered, a polar factor re-fused."""
+    bound = 400 * np.finfo(np.float32).eps
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2 * bound), a, b)
+
+
+def with_number(name, value):
+    """The method with its scale, or without one its weights, set to `value`."""
+    factory = getattr(methods, name)
+    if "scale" in inspect.signature(factory).parameters:
+        return factory(scale=value)
+    return factory(weights=value * jnp.array([1.0, 2.0, -0.5]))
+
+
+def words(name):
+    return " ".join(getattr(methods, name).__doc__.split())
+
+
+def merged(name, base, experts):
+    return merge(base, experts, getattr(methods, name)(), key=KEY)
+
+
+@every_method
+def test_defaults_work_and_the_docstring_is_complete(name):
+    getattr(methods, name)()
+    for section in ("Args:", "Returns:", "Raises:", "Paper:", "[k, *d] ->", "https://"):
+        assert section in words(name), f"{name}: the docstring lacks {section!r}"
+
+
+@every_method
+def test_is_made_of_module_level_functions(name):
+    made = with_number(name, 0.5)
+    assert "<locals>" not in repr(made) and "<lambda>" not in repr(made)
+    assert repr(pickle.loads(pickle.dumps(made))) == repr(made)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_shape_dtype_and_finiteness(name, dtype):
+    base, experts = trees(3, dtype)
+    out = merged(name, base, experts)
+    assert jax.tree.map(jnp.shape, out) == jax.tree.map(jnp.shape, base)
+    assert all(x.dtype == dtype and jnp.isfinite(x).all() for x in jax.tree.leaves(out))
+
+
+@every_method
+def test_experts_equal_to_the_base_merge_to_the_base(name):
+    base, _ = trees(0)
+    same(merged(name, base, [base] * 3), base)
+
+
+@every_method
+def test_the_order_of_experts_does_not_matter(name):
+    if "depends on the order of the experts" in words(name):
+        pytest.skip("documented")
+    base, experts = trees(3)
+    near(merged(name, base, experts), merged(name, base, experts[::-1]))
+
+
+@every_method
+def test_scaling_every_delta_scales_the_result(name):
+    if "Scaling every delta scales the result" not in words(name):
+        pytest.skip("not promised")
+    base, experts = trees(3)
+    zero = jax.tree.map(jnp.zeros_like, base)
+    once = merged(name, zero, experts)
+    tiny = merged(name, zero, jax.tree.map(lambda x: x * 2.0**-20, experts))
+    near(jax.tree.map(lambda x: x * 2.0**20, tiny), once)
+
+
+@every_method
+def test_a_weight_is_merged_alike_alone_and_in_company(name):
+    if isinstance(getattr(methods, name)(), WholeModel):
+        pytest.skip("sees every weight by definition")
+    base, experts = trees(3)
+    only = [{"b/kernel": t["b/kernel"]} for t in (base, *experts)]
+    alone = merged(name, only[0], only[1:])["b/kernel"]
+    near(alone, merged(name, base, experts)["b/kernel"])
+
+
+@every_method
+def test_numbers_change_without_recompiling(name):
+    base, experts = trees(3)
+    merge(base, experts, with_number(name, 0.1), key=KEY)
+    before = merge_chunk._cache_size()
+    for value in (0.2, 0.3):
+        merge(base, experts, with_number(name, value), key=KEY)
+    assert merge_chunk._cache_size() == before
+
+
+@every_method
+def test_under_jit_and_vmap_it_is_the_eager_result(name):
+    base, experts = trees(3, shapes=SMALL)
+
+    def swept(value):
+        return merge(base, experts, with_number(name, value), key=KEY)
+
+    many = jax.jit(jax.vmap(swept))(jnp.array([0.5, 1.0]))
+    for i, value in enumerate((0.5, 1.0)):
+        near(jax.tree.map(lambda x, i=i: x[i], many), swept(value))
+
+
+LAYERS = 2
+TORCH = {"q.weight": (6, 5), "q.bias": (6,), "norm.weight": (5,)}
+TORCH = {f"h.{i}.{n}": s for i in range(LAYERS) for n, s in TORCH.items()}
+TORCH |= {"cls_token": (1, 1, 5)}
+
+
+def to_flax(tree):
+    """The same weights, transposed, split into heads and scanned."""
+    stacks = {n: [tree[f"h.{i}.{n}"] for i in range(LAYERS)] for n in NAMES}
+    s = {n: jnp.stack(xs) for n, xs in stacks.items()}
+    query = {
+        "kernel": s["q.weight"].swapaxes(1, 2).reshape(LAYERS, 5, 3, 2),
+        "bias": s["q.bias"].reshape(LAYERS, 3, 2),
+    }
+    layers = {"query": query, "norm": {"scale": s["norm.weight"]}}
+    return {"layers": layers, "cls_token": tree["cls_token"]}
+
+
+NAMES = sorted({name.split(".", 2)[2] for name in TORCH if name.startswith("h.")})
+
+
+@every_method
+def test_commutes_with_layout(name):
+    base, experts = trees(2, shapes=TORCH)
+    torch = merged(name, base, experts)
+    flax = merged(name, to_flax(base), [to_flax(t) for t in experts])
+    near(to_flax(torch), flax)
+
+
+def rank_one():
+    return jnp.stack([jnp.outer(x, y) for x, y in zip(*pair(), strict=True)])
+
+
+def pair():
+    return jnp.asarray(grid(1, (3, 6))), jnp.asarray(grid(2, (3, 5)))
+
+
+DEGENERATE = {
+    "generic": lambda: jnp.asarray(grid(3, (3, 6, 5))),
+    "zero": lambda: jnp.zeros((3, 6, 5)),
+    "one expert is zero": lambda: jnp.asarray(grid(3, (3, 6, 5))).at[1].set(0),
+    "identical": lambda: jnp.tile(jnp.asarray(grid(3, (1, 6, 5))), (3, 1, 1)),
+    "rank one": rank_one,
+    "equal singular values": lambda: jnp.tile(jnp.eye(6, 5), (3, 1, 1)),
+}
+
+
+@cache
+def slopes(name):
+    """Gradients of a generic functional of the merged matrix, compiled once."""
+
+    def loss(value, deltas):
+        rows = with_number(name, value)(deltas, Side(deltas[0], KEY, role=Role.MATRIX))
+        return (rows.sum(0) * jnp.asarray(grid(4, (6, 5)))).sum()
+
+    return jax.jit(jax.grad(loss, (0, 1)))
+
+
+@every_method
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_gradients_are_finite(name, case):
+    for slope in slopes(name)(0.5, DEGENERATE[case]()):
+        assert jnp.isfinite(slope).all(), f"{name}: {case}"
+
+
+def function_of(name):
+    base, experts = trees(3, shapes=SMALL)
+    return jax.jit(lambda b, e: merged(name, b, e)), base, experts
+
+
+@every_method
+def test_needs_no_singular_value_decomposition(name):
+    f, base, experts = function_of(name)
+    assert not re.search(r"\bsvd\b", str(f.trace(base, experts).jaxpr))
+
+
+@every_method
+def test_lowers_for_a_tpu(name):
+    f, base, experts = function_of(name)
+    assert jax.export.export(f, platforms=["tpu"])(base, experts).mlir_module()
