@@ -75,8 +75,8 @@ def polar_gram(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
     no part; but rounding in the first Gram matrix turns it within the weak
     directions: the forward error is of order `eps (s_max / s_min)^2`, at most that
     of an arbitrary rotation of directions weaker than `sqrt(eps)`, and
-    `sqrt(eps)` where the rank is not full. For long matrices of condition below
-    1e2 it is as good as `polar` and fast on an idle CPU.
+    `sqrt(eps)` where the rank is not full. Meant for long, well-conditioned
+    matrices (condition below 1e2).
 
     Args:
       x: matrices.

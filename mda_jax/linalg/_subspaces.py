@@ -47,7 +47,8 @@ def top_singular_subspaces(x: Float[Array, "*b m n"], rank: int) -> Subspaces:
       `left @ core @ right^T` is the nearest matrix of rank r. In each column of
       `left` the largest entry is positive (the first of those within 1 % of it).
       NaN for a matrix with NaN or infinity. The derivative is finite everywhere; that
-      of `left @ core @ right^T` is exact unless `s_r = s_(r+1)`.
+      of `left @ core @ right^T` is off by about `(delta / gap)^2`, with
+      `delta = eps^(2/3) s_1^2` and `gap = s_r^2 - s_(r+1)^2`.
 
     Raises:
       ValueError: `rank` is outside [1, min(m, n)].

@@ -97,7 +97,7 @@ def _first(mask: Bool[Array, " n"], count: Int[Array, ""]) -> Bool[Array, " n"]:
 def _number(mask: Bool[Array, " n"]) -> Int[Array, ""]:
     """How many entries are true.
 
-    Folded onto itself in int8 first: XLA's CPU code for a plain sum is ten times slower.
+    Folded onto itself in int8 first: a plain sum is ten times slower on a CPU.
     """
     counts = jnp.pad(mask.astype(jnp.int8), (0, -mask.size % 64)).reshape(64, -1)
     while len(counts) > 1:

@@ -9,6 +9,9 @@ from helpers import grid
 from mda_jax import primitives as p
 
 
+keep_count, keep_largest = jax.jit(p.keep_count), jax.jit(p.keep_largest)
+
+
 def oracle(d, counts):
     """Keep the first of a stable sort by falling magnitude, row by row."""
     flat = d.reshape(len(d), -1)
@@ -26,7 +29,7 @@ def test_keeps_exactly_the_largest_and_the_earlier_of_equals(seed, shape):
     d = grid(seed, (3, *shape))
     n = d[0].size
     counts = np.random.default_rng(seed).integers(1, n + 1, size=3)
-    got = p.keep_count(jnp.asarray(d), count=jnp.asarray(counts))
+    got = keep_count(jnp.asarray(d), count=jnp.asarray(counts))
     np.testing.assert_array_equal(got, oracle(d, counts))
 
 
@@ -34,15 +37,15 @@ def test_keeps_exactly_the_largest_and_the_earlier_of_equals(seed, shape):
 @pytest.mark.parametrize("n", [1, 2, 63, 100])
 def test_density_keeps_the_rounded_share_and_one_at_least(density, n):
     d = jnp.asarray(np.random.default_rng(n).permutation(n) + 1.0, jnp.float32)
-    kept = np.count_nonzero(p.keep_largest(d[None], density=density))
+    kept = np.count_nonzero(keep_largest(d[None], density=density))
     assert kept == max(1, round(density * n))
 
 
 def test_density_may_be_traced_swept_and_differ_by_row():
     d = jnp.asarray(grid(0, (2, 40))) + 3
-    rows = p.keep_largest(d, density=jnp.array([0.25, 0.5]))
+    rows = keep_largest(d, density=jnp.array([0.25, 0.5]))
     assert np.count_nonzero(rows, axis=1).tolist() == [10, 20]
-    swept = jax.vmap(lambda x: p.keep_largest(d, density=x))(jnp.array([0.25, 0.5]))
+    swept = jax.vmap(lambda x: keep_largest(d, density=x))(jnp.array([0.25, 0.5]))
     np.testing.assert_array_equal(swept[0, 0], rows[0])
     np.testing.assert_array_equal(swept[1, 1], rows[1])
 
@@ -51,28 +54,28 @@ def test_density_may_be_traced_swept_and_differ_by_row():
 def test_other_float_types_and_extreme_values(dtype):
     tiny, huge = jnp.finfo(dtype).smallest_normal, jnp.finfo(dtype).max
     d = jnp.asarray([[0.0, tiny, -huge, -tiny, 1.0, -jnp.inf]], dtype)
-    kept = p.keep_count(d, count=4)
+    kept = keep_count(d, count=4)
     np.testing.assert_array_equal(kept != 0, [[False, True, True, False, True, True]])
 
 
 def test_float64():
     with jax.enable_x64(True):
         d = jnp.asarray([[1.0, 1.0 + 2**-50, -1.0 - 2**-49]])
-        assert p.keep_count(d, count=2)[0, 0] == 0
+        assert keep_count(d, count=2)[0, 0] == 0
 
 
 def test_counts_are_clipped_and_zeros_may_be_kept():
     d = jnp.asarray([[0.0, 2.0, 0.0]])
-    np.testing.assert_array_equal(p.keep_count(d, count=9), d)
-    np.testing.assert_array_equal(p.keep_count(d, count=0), d)
+    np.testing.assert_array_equal(keep_count(d, count=9), d)
+    np.testing.assert_array_equal(keep_count(d, count=0), d)
 
 
 def test_nan_is_kept_so_that_it_shows():
     d = jnp.asarray([[1.0, jnp.nan, 3.0]])
-    assert jnp.isnan(p.keep_count(d, count=1)[0, 1])
+    assert jnp.isnan(keep_count(d, count=1)[0, 1])
 
 
 def test_the_gradient_is_that_of_the_kept_entries():
     d = jnp.asarray([[1.0, -3.0, 2.0, 0.0]])
-    slope = jax.grad(lambda x: p.keep_count(x, count=2).sum())(d)
+    slope = jax.grad(lambda x: keep_count(x, count=2).sum())(d)
     np.testing.assert_array_equal(slope, [[0, 1, 1, 0]])
