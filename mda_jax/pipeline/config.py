@@ -162,8 +162,8 @@ def _validated(document: Document) -> Request:
 
 
 def _worded(document: Document, errors: ValidationError) -> ConfigError:
-    """The first problem in our words: pydantic's own span several lines."""
-    problem = errors.errors()[0]
+    """One problem in our words, a misspelt key before what is missing for it."""
+    problem = min(errors.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path, where = problem["loc"], ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         known = Config if len(path) == 1 else Model

@@ -84,6 +84,13 @@ def test_every_typo_is_an_error(models, tmp_path, key, typo):
     assert key in text
 
 
+def test_a_misspelt_required_key_is_not_merely_missing(models, tmp_path):
+    text = f"merge_method: linear\nmodls: [{models}/a]\n"
+    assert "c.yml:2: unknown key 'modls'; did you mean 'models'?" in message(
+        tmp_path / "c.yml", text
+    )
+
+
 def test_an_unknown_key_has_its_line_and_its_neighbour(models, tmp_path):
     text = COMPLETE.format(models).replace("out_dtype", "outdtype")
     assert "c.yml:4: unknown key 'outdtype'; did you mean 'out_dtype'?" in message(
