@@ -1,0 +1,40 @@
+"""`mda-jax demo`: the main job on experts that come with the package."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mda_jax.cli.errors import one_line_errors
+from mda_jax.cli.tables import print_scores
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for figures and report.")] = Path(
+        "mda-jax-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Decides the pictures.")] = 0,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Merge 8 trained experts with every method, score them, draw a report."""
+    with one_line_errors(debug=debug):
+        from mda_jax import methods
+        from mda_jax.glyphs import report, score
+
+        scores = score.score(
+            "8",
+            methods.names,
+            seed=seed,
+            test_size=200,
+            validation_size=50,
+            report=typer.echo,
+        )
+        print_scores(scores)
+        paths = report.write(scores, out)
+        paths.append(out / "scores.json")
+        paths[-1].write_text(json.dumps(scores, indent=1) + "\n")
+        for path in paths:
+            typer.echo(f"wrote {path}")

@@ -1,0 +1,83 @@
+"""`mda-jax glyphs`: train the benchmark's models, score merge methods on it."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mda_jax.cli.errors import one_line_errors
+from mda_jax.cli.tables import print_scores
+
+
+app = typer.Typer(help="The glyph benchmark.", no_args_is_help=True)
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def train(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="`base` or tasks; nothing means everything."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the weights; default: user cache.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Train the base and the experts; go on where an earlier call stopped."""
+    with one_line_errors(debug=debug):
+        from mda_jax.glyphs import store, workshop
+
+        weights = store.Weights(out or store.cache_folder())
+        for name in workshop.wanted(names or []):
+            if weights.has(name):
+                typer.echo(f"{name}: already in {weights.file(name)}")
+                continue
+            with _progress(name) as watch:
+                workshop.make(name, weights, watch)
+            typer.echo(f"{name}: wrote {weights.file(name)}")
+
+
+@app.command()
+def score(
+    suite: Annotated[str, typer.Option(help="8, 14, 20 or unseen.")] = "8",
+    methods: Annotated[str, typer.Option(help="`all`, or names with commas.")] = "all",
+    seed: Annotated[int, typer.Option(help="Decides the pictures.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for the scores.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder with other weights than the shipped.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Merge the experts of a suite with every method and score on fresh pictures."""
+    with one_line_errors(debug=debug):
+        from mda_jax import methods as every
+        from mda_jax.glyphs import score as scoring, store
+
+        scores = scoring.score(
+            suite,
+            every.names if methods == "all" else methods.split(","),
+            seed=seed,
+            weights=store.Weights(weights) if weights else store.SHIPPED,
+            report=typer.echo,
+        )
+        print_scores(scores)
+        if json_file:
+            json_file.write_text(json.dumps(scores, indent=1) + "\n")
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; silence elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,202 @@
+"""Merge the experts with every method and score the result on fresh pictures."""
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mda_jax import engine, methods
+from mda_jax.glyphs import images, model, scripts
+from mda_jax.glyphs.store import SHIPPED, Weights
+from mda_jax.pipeline.errors import ConfigError
+
+
+ALL = (*scripts.TASKS, *scripts.UNSEEN)
+MULTIPLES = (0.15, 0.25, 0.4, 0.6, 0.9, 1.4)  # of a method's default scale
+_BLOCK = 50  # pictures in one compiled call
+Hyper = dict[str, float]
+Scores = dict[str, Any]
+
+
+class Exam(NamedTuple):
+    """Fresh pictures of several tasks; heads padded to one number of classes."""
+
+    pictures: Float[np.ndarray, "tasks n 28 28"]
+    labels: Int[np.ndarray, "tasks n"]
+    heads: Float[np.ndarray, "tasks classes 128"]
+
+
+def exam(tasks: Sequence[str], weights: Weights, key, size: int) -> Exam:
+    """Draw `size` pictures of every task, its classes about equally often.
+
+    Args:
+      tasks: names of `scripts.TASKS` or `scripts.UNSEEN`.
+      weights: where the heads come from.
+      key: decides the pictures; a task's are the same in whatever company it stands.
+      size: pictures for each task, at least 1.
+    """
+    parts = [_one_exam(task, weights, key, size) for task in tasks]
+    return Exam(*(np.stack(x) for x in zip(*parts, strict=True)))
+
+
+def _one_exam(task, weights, key, size):
+    masters = jnp.asarray(_padded(images.masters(scripts.alphabet(task))))
+    labels = np.arange(size, dtype=np.int32) * len(scripts.alphabet(task)) // size
+    rows = np.pad(labels, (0, -size % _BLOCK)).reshape(-1, _BLOCK)
+    keys = jax.random.split(jax.random.fold_in(key, ALL.index(task)), len(rows))
+    drawn = [images.draw(k, masters, row) for k, row in zip(keys, rows, strict=True)]
+    return np.concatenate(drawn)[:size], labels, _padded(weights.head(task))
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """Rows of zeros up to the largest number of classes."""
+    missing = max(len(scripts.alphabet(task)) for task in ALL) - len(rows)
+    return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
+
+
+def accuracies(params: dict, test: Exam) -> Float[np.ndarray, " tasks"]:
+    """Fraction of each task's pictures that one model classifies rightly."""
+    return own_accuracies([params] * len(test.labels), test)
+
+
+def own_accuracies(models: Sequence[dict], test: Exam) -> Float[np.ndarray, " tasks"]:
+    """The same, where every task has its own model."""
+    return np.array([_accuracy(*each) for each in zip(models, *test, strict=True)])
+
+
+def _accuracy(params, pictures, labels, head) -> float:
+    """Block by block, so that one compilation serves every number of pictures."""
+    missing = -len(labels) % _BLOCK
+    pictures = np.pad(pictures, [(0, missing), (0, 0), (0, 0)])
+    answers = [
+        _answers(params, pictures[i : i + _BLOCK], head)
+        for i in range(0, len(pictures), _BLOCK)
+    ]
+    return float(np.mean(np.concatenate(answers)[: len(labels)] == labels))
+
+
+@jax.jit
+def _answers(params, pictures, head) -> Int[Array, " n"]:
+    scores = model.logits(params, head, pictures)
+    return jnp.where(jnp.any(head != 0, axis=1)[None], scores, -jnp.inf).argmax(-1)
+
+
+def grid(name: str) -> list[Hyper]:
+    """The settings tried for a method: multiples of its default scale, if it has one.
+
+    >>> [h["scale"] for h in grid("tsv")]
+    [0.15, 0.25, 0.4, 0.6, 0.9, 1.4]
+    """
+    scale = inspect.signature(getattr(methods, name)).parameters.get("scale")
+    if scale is None:
+        return [{}]
+    return [{"scale": round(m * float(scale.default), 4)} for m in MULTIPLES]
+
+
+def score(
+    suite: str,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    weights: Weights = SHIPPED,
+    test_size: int = 500,
+    validation_size: int = 200,
+    report: Callable[[str], None] = lambda line: None,
+) -> Scores:
+    """Score the pretrained encoder, the experts and every method's merge on a suite.
+
+    Hyper-parameters are picked by the mean accuracy on validation pictures of the
+    merged tasks, drawn apart from the test pictures. The suite `unseen` merges the
+    experts of all 20 tasks and is tested on tasks that none of them was trained for.
+
+    Args:
+      suite: `8`, `14`, `20` or `unseen`.
+      names: names of `mda_jax.methods`.
+      seed: decides both draws.
+      weights: the trained parameters.
+      test_size: test pictures for each task.
+      validation_size: validation pictures for each task.
+      report: called with a line of text now and then.
+
+    Returns:
+      `suite`, `tasks`, `individual` and `pretrained` (accuracy of each task), and for
+      each method `absolute` (mean accuracy), `normalised` (mean of accuracy over the
+      expert's), `per_task`, `seconds` of one merge after compilation, and `hyper`.
+
+    Raises:
+      ConfigError: no such suite or method.
+    """
+    tasks, merged_tasks = _tasks(suite)
+    _check_methods(names)
+    test_key, validation_key = jax.random.split(jax.random.key(seed))
+    test = exam(tasks, weights, test_key, test_size)
+    tuning = exam(merged_tasks, weights, validation_key, validation_size)
+    base, experts = weights.base(), [weights.expert(task) for task in merged_tasks]
+    with ThreadPoolExecutor() as pool:  # compiles: merges below are timed
+        list(pool.map(lambda name: _try(name, base, experts, {}), names))
+    individual = own_accuracies([weights.expert(task) for task in tasks], test)
+
+    def scored(name: str) -> Scores:
+        hyper, merged, seconds = _tuned(name, base, experts, tuning, report)
+        found = accuracies(merged, test)
+        report(f"{name}: {found.mean():.3f} with {hyper}")
+        return {
+            "absolute": float(found.mean()),
+            "normalised": float((found / individual).mean()),
+            "per_task": _by_task(tasks, found),
+            "seconds": seconds,
+            "hyper": hyper,
+        }
+
+    return {
+        "suite": suite,
+        "tasks": list(tasks),
+        "individual": _by_task(tasks, individual),
+        "pretrained": _by_task(tasks, accuracies(base, test)),
+        "methods": {name: scored(name) for name in names},
+    }
+
+
+def _tasks(suite: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tasks to test on, and tasks whose experts are merged."""
+    if suite not in scripts.SUITES:
+        raise ConfigError(
+            f"glyphs: no suite {suite!r}; there are: {', '.join(scripts.SUITES)}."
+        )
+    tested = scripts.SUITES[suite]
+    return tested, scripts.SUITES["20"] if suite == "unseen" else tested
+
+
+def _check_methods(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in methods.names]:
+        raise ConfigError(
+            f"glyphs: no method {unknown[0]!r}; there are: {', '.join(methods.names)}."
+        )
+
+
+def _tuned(name, base, experts, tuning, report) -> tuple[Hyper, dict, float]:
+    """The setting of `grid(name)` that is best on `tuning`, its merge, its seconds."""
+    settings = grid(name)
+    report(f"{name}: trying {settings}")
+    tries = [_try(name, base, experts, each) for each in settings]
+    means = [accuracies(merged, tuning).mean() for merged, _ in tries]
+    best = int(np.argmax(means))
+    return settings[best], *tries[best]
+
+
+def _try(name, base, experts, hyper: Hyper) -> tuple[dict, float]:
+    """A merge and its seconds."""
+    start = time.perf_counter()
+    method = getattr(methods, name)(**hyper)
+    merged = jax.block_until_ready(engine.merge(base, experts, method))
+    return merged, time.perf_counter() - start
+
+
+def _by_task(tasks, values) -> dict[str, float]:
+    return {task: float(x) for task, x in zip(tasks, values, strict=True)}

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from mda_jax import methods
+from mda_jax.cli import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_score_writes_what_it_prints(tmp_path):
+    file = tmp_path / "scores.json"
+    result = run("glyphs", "score", "--methods", "linear", "--json", file)
+    assert result.exit_code == 0, result.output
+    scores = json.loads(file.read_text())
+    assert f"{scores['methods']['linear']['absolute']:.3f}" in result.stdout
+    assert list(scores["individual"]) == scores["tasks"]
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (("score", "--suite", "9"), "no suite '9'"),
+        (("score", "--methods", "tsv,foo"), "no method 'foo'"),
+        (("train", "klingon"), "nothing called 'klingon'"),
+    ],
+)
+def test_wrong_names_are_usage_errors(arguments, text):
+    result = run("glyphs", *arguments)
+    assert result.exit_code == 2 and text in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_finished_experts_are_kept(tmp_path):
+    (tmp_path / "digits.safetensors").write_bytes(b"finished")
+    result = run("glyphs", "train", "digits", "--out", tmp_path)
+    assert result.exit_code == 0 and "already in" in result.stdout
+    assert (tmp_path / "digits.safetensors").read_bytes() == b"finished"
+
+
+@pytest.mark.slow
+def test_demo_scores_every_method_and_draws(tmp_path):
+    result = run("demo", "--out", tmp_path / "demo")
+    assert result.exit_code == 0, result.output
+    scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
+    assert set(scores["methods"]) == set(methods.names)
+    files = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert files == {
+        *("pictures.png", "methods.png", "tasks.png"),
+        *("report.html", "scores.json"),
+    }
