@@ -3,7 +3,6 @@
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -138,8 +137,6 @@ def score(
     test = exam(tasks, weights, test_key, test_size)
     tuning = exam(merged_tasks, weights, validation_key, validation_size)
     base, experts = weights.base(), [weights.expert(task) for task in merged_tasks]
-    with ThreadPoolExecutor() as pool:  # compiles: merges below are timed
-        list(pool.map(lambda name: _try(name, base, experts, {}), names))
     individual = own_accuracies([weights.expert(task) for task in tasks], test)
 
     def scored(name: str) -> Scores:
@@ -184,6 +181,7 @@ def _tuned(name, base, experts, tuning, report) -> tuple[Hyper, dict, float]:
     """The setting of `grid(name)` that is best on `tuning`, its merge, its seconds."""
     settings = grid(name)
     report(f"{name}: trying {settings}")
+    _try(name, base, experts, settings[0])  # compiles
     tries = [_try(name, base, experts, each) for each in settings]
     means = [accuracies(merged, tuning).mean() for merged, _ in tries]
     best = int(np.argmax(means))
