@@ -16,7 +16,6 @@ from mda_jax.glyphs.store import SHIPPED, Weights
 from mda_jax.pipeline.errors import ConfigError
 
 
-ALL = (*scripts.TASKS, *scripts.UNSEEN)
 MULTIPLES = (0.15, 0.25, 0.4, 0.6, 0.9, 1.4)  # of a method's default scale
 _BLOCK = 50  # pictures in one compiled call
 Hyper = dict[str, float]
@@ -48,14 +47,16 @@ def _one_exam(task, weights, key, size):
     masters = jnp.asarray(_padded(images.masters(scripts.alphabet(task))))
     labels = np.arange(size, dtype=np.int32) * len(scripts.alphabet(task)) // size
     rows = np.pad(labels, (0, -size % _BLOCK)).reshape(-1, _BLOCK)
-    keys = jax.random.split(jax.random.fold_in(key, ALL.index(task)), len(rows))
+    keys = jax.random.split(
+        jax.random.fold_in(key, scripts.EVERY.index(task)), len(rows)
+    )
     drawn = [images.draw(k, masters, row) for k, row in zip(keys, rows, strict=True)]
     return np.concatenate(drawn)[:size], labels, _padded(weights.head(task))
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:
     """Rows of zeros up to the largest number of classes."""
-    missing = max(len(scripts.alphabet(task)) for task in ALL) - len(rows)
+    missing = max(len(scripts.alphabet(task)) for task in scripts.EVERY) - len(rows)
     return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
 
 

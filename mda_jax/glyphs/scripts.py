@@ -59,6 +59,7 @@ PRETRAINING: dict[str, Ranges] = {
     "hexagrams": [(0x4DC0, 0x4DFF)],
     "tai_xuan_jing": [(0x1D300, 0x1D35F)],
 }
+EVERY = (*TASKS, *UNSEEN)  # random keys count on this order
 SUITES: dict[str, tuple[str, ...]] = {
     "8": tuple(TASKS)[:8],
     "14": tuple(TASKS)[:14],

@@ -101,8 +101,7 @@ def _pictures(task: str) -> Pictures:
 
 
 def _task_key(task, purpose):
-    order = [*scripts.TASKS, *scripts.UNSEEN].index(task)
-    key = jax.random.fold_in(jax.random.key(SEED), order)
+    key = jax.random.fold_in(jax.random.key(SEED), scripts.EVERY.index(task))
     return jax.random.fold_in(key, purpose)
 
 

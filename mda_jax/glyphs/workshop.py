@@ -10,8 +10,7 @@ from mda_jax.glyphs.store import SHIPPED, Weights
 from mda_jax.pipeline.errors import ConfigError
 
 
-TASKS = (*scripts.TASKS, *scripts.UNSEEN)
-EVERYTHING = ("base", *TASKS)
+EVERYTHING = ("base", *scripts.EVERY)
 
 
 def wanted(names: Iterable[str]) -> tuple[str, ...]:
@@ -45,7 +44,7 @@ def make(name: str, weights: Weights, watch: Callable[[int, int], None]) -> None
     made = {"command": f"mda-jax glyphs train {name}", "seed": str(train.SEED)}
     if name == "base":
         base = train.pretrain(state, watch)
-        heads = {task: train.class_mean_head(task, base) for task in TASKS}
+        heads = {task: train.class_mean_head(task, base) for task in scripts.EVERY}
         weights.save_heads(heads, made)
         weights.save("base", base, made)
     else:
