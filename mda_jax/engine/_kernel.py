@@ -80,7 +80,12 @@ def _merge_one(
 
 
 def _delta(base: jax.Array, experts: Any) -> jax.Array:
-    """`[k, *d]` in the dtype of the arithmetic."""
+    """`[k, *d]` in the dtype of the arithmetic.
+
+    The barrier is for programs that hold the weights as constants: XLA would multiply
+    matrices while compiling, for minutes.
+    """
+    base, experts = jax.lax.optimization_barrier((base, experts))
     dtype = _arithmetic(base.dtype)
     listed = isinstance(experts, tuple)
     rows = jnp.stack([x.astype(dtype) for x in experts]) if listed else experts

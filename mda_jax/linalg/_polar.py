@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mda_jax.linalg import _polynomials
+from mda_jax.linalg import _lapack, _polynomials
 from mda_jax.linalg._ops import (
     columns_first,
     epsilon,
@@ -130,7 +130,7 @@ def _tangent(
     of equal rank, and finite everywhere.
     """
     scaled, size = normalised(x)
-    s, v = jnp.linalg.eigh(symmetric(matmul(transpose(p), scaled)))
+    s, v = _lapack.eigh(symmetric(matmul(transpose(p), scaled)))
     pairs = s[..., :, None] + s[..., None, :]
     cut = 4 * epsilon(x.dtype) * s[..., -1:]
     inverse = safe_inverse(s, s > cut)[..., None, :]
@@ -153,7 +153,7 @@ def _by_platform(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
 def _reduced_polynomial(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
     if x.shape[-2] < 2 * x.shape[-1]:
         return _polynomial(x)
-    q, r = jnp.linalg.qr(x)
+    q, r = _lapack.qr(x)
     return matmul(q, _polynomial(r))
 
 
@@ -188,11 +188,11 @@ def _norm_bound(g: Float[Array, "*b n n"]) -> Float[Array, "*b 1 1"]:
 
 def _gram(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
     eps = epsilon(x.dtype)
-    squares, v = jnp.linalg.eigh(gram(x))
+    squares, v = _lapack.eigh(gram(x))
     top = jnp.where(squares[..., -1:] > 0, squares[..., -1:], 1)
     shifted = jnp.maximum(squares, 0) + 8 * eps * top
     y = matmul(x, v) * jax.lax.rsqrt(shifted)[..., None, :]
-    _, w = jnp.linalg.eigh(gram(y))
+    _, w = _lapack.eigh(gram(y))
     z = matmul(y, w)
     norms = jnp.linalg.norm(z, axis=-2, keepdims=True)
     z = z * safe_inverse(norms, norms > 4 * eps / (8 * eps) ** 0.5)
@@ -203,6 +203,6 @@ def _gram(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
 
 
 def _svd(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
-    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    u, s, vt = _lapack.svd(x)
     kept = s > 4 * epsilon(x.dtype) * s[..., :1]
     return matmul(jnp.where(kept[..., None, :], u, 0), vt)

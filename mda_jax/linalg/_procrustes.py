@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mda_jax.linalg import _lapack
 from mda_jax.linalg._ops import (
     epsilon,
     matmul,
@@ -90,9 +91,9 @@ def _rotation(x: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     scaled, _ = normalised(x)
     identity = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
     near = scaled + 64 * epsilon(x.dtype) * identity
-    _, v = jnp.linalg.eigh(symmetric(matmul(transpose(q), near)))
+    _, v = _lapack.eigh(symmetric(matmul(transpose(q), near)))
     weakest = v[..., :1]
-    sign, _ = jnp.linalg.slogdet(q)
+    sign, _ = _lapack.slogdet(q)
     excess = (1 - sign)[..., None, None]
     return q - excess * matmul(matmul(q, weakest), transpose(weakest))
 
@@ -104,7 +105,7 @@ def _rotation_jvp(
     (x,), (dx,) = primals, tangents
     r = _rotation(x)
     scaled, size = normalised(x)
-    s, v = jnp.linalg.eigh(symmetric(matmul(transpose(r), scaled)))
+    s, v = _lapack.eigh(symmetric(matmul(transpose(r), scaled)))
     pairs = s[..., :, None] + s[..., None, :]
     kept = jnp.abs(pairs) > 4 * epsilon(x.dtype) * s[..., -1:, None]
     k = matmul(matmul(transpose(v), matmul(transpose(r), dx / size)), v)

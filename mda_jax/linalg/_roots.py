@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mda_jax.linalg import _lapack
 from mda_jax.linalg._ops import (
     epsilon,
     finite,
@@ -35,7 +36,7 @@ def _inverse_roots(
     g: Float[Array, "*b n n"],
 ) -> tuple[Float[Array, "*b n"], Float[Array, "*b n n"], Float[Array, "*b 1 1"]]:
     scaled, size = normalised(symmetric(jnp.where(finite(g), g, 0)))
-    values, v = jnp.linalg.eigh(scaled)
+    values, v = _lapack.eigh(scaled)
     kept = values > 16 * epsilon(g.dtype) * values[..., -1:]
     return jnp.sqrt(safe_inverse(values, kept)), v, size
 

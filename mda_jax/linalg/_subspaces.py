@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mda_jax import _check
+from mda_jax.linalg import _lapack
 from mda_jax.linalg._ops import (
     epsilon,
     finite,
@@ -88,7 +89,7 @@ def _with_spectrum(
     scaled, size = normalised(jnp.where(ok, x, 0))
     wide = x.shape[-2] < x.shape[-1]
     tall = transpose(scaled) if wide else scaled
-    squares, v = jnp.linalg.eigh(gram(tall))
+    squares, v = _lapack.eigh(gram(tall))
     squares, v = squares[..., ::-1], v[..., ::-1]
     right = v[..., :rank]
     left = _orthonormal(matmul(tall, right))
@@ -104,7 +105,7 @@ def _orthonormal(x: Float[Array, "*b m k"]) -> Float[Array, "*b m k"]:
     """Gram-Schmidt, with negligible columns replaced by any orthogonal ones."""
     norms = jnp.linalg.norm(x, axis=-2, keepdims=True)
     kept = norms > 4 * epsilon(x.dtype) * norms.max(axis=-1, keepdims=True)
-    q, r = jnp.linalg.qr(jnp.where(kept, x, 0))
+    q, r = _lapack.qr(jnp.where(kept, x, 0))
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)[..., None, :]
     return jnp.where(diagonal < 0, -q, q)
 

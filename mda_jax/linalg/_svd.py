@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mda_jax.linalg import _lapack
 from mda_jax.linalg._ops import transpose
 from mda_jax.linalg._signs import leading_signs
 
@@ -30,6 +30,6 @@ def svd(x: Float[Array, "*b m n"]) -> SVD:
       `left [*b, m, r]`, `values [*b, r]` in descending order and `right [*b, n, r]`,
       with r = min(m, n).
     """
-    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    u, s, vt = _lapack.svd(x)
     signs = leading_signs(u)
     return SVD(u * signs, s, transpose(vt) * signs)

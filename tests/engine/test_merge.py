@@ -19,7 +19,7 @@ from mda_jax import (
     whole_model,
 )
 from mda_jax.engine._kernel import merge_chunk
-from mda_jax.methods import linear, task_arithmetic
+from mda_jax.methods import iso_c, linear, task_arithmetic
 
 
 def by_largest(d):
@@ -134,6 +134,16 @@ def test_vmap_sweeps_a_number():
     scales = jnp.linspace(0, 1, 5)
     out = jax.vmap(lambda s: merge(base, experts, task_arithmetic(s)))(scales)
     np.testing.assert_allclose(out["w"][:, 0], scales)
+
+
+def test_weights_held_as_constants_are_not_multiplied_while_compiling():
+    base, experts = trees(w=(8, 12))
+
+    def products(function, *arguments):
+        return jax.jit(function).lower(*arguments).compile().as_text().count(" dot(")
+
+    passed = products(lambda *both: merge(*both, iso_c()), base, experts)
+    assert products(lambda: merge(base, experts, iso_c())) == passed > 0
 
 
 def test_arithmetic_is_float32_and_cast_once():

@@ -1,0 +1,41 @@
+import threading
+
+import jax
+import numpy as np
+
+from mda_jax import merge, methods
+
+
+def trees():
+    draw = np.random.default_rng(0)
+    shapes = {f"{i}": {"kernel": (128, 128), "up": (128, 256)} for i in range(4)}
+
+    def tree():
+        sizes = jax.tree.map(
+            lambda s: draw.normal(size=s), shapes, is_leaf=lambda s: isinstance(s, tuple)
+        )
+        return jax.tree.map(np.float32, sizes)
+
+    return tree(), [tree() for _ in range(8)]
+
+
+def test_threads_merge_at_once_and_alike():
+    """With batched LAPACK calls, six of these threads block each other at once."""
+    base, experts = trees()
+    built = [getattr(methods, name)() for name in methods.names]
+    want = [merge(base, experts, method) for method in built]
+    agreed = []
+
+    def work(i):
+        for _ in range(3):
+            got = merge(base, experts, built[i])
+            jax.tree.map(np.testing.assert_array_equal, got, want[i])
+        agreed.append(i)
+
+    chosen = list(range(len(built))) * 2
+    threads = [threading.Thread(target=work, args=[i], daemon=True) for i in chosen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert sorted(agreed) == sorted(chosen)
