@@ -29,7 +29,7 @@ def demo(
             methods.names,
             seed=seed,
             test_size=200,
-            validation_size=50,
+            validation_size=100,
             report=typer.echo,
         )
         print_scores(scores)

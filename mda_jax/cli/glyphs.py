@@ -1,14 +1,13 @@
 """`mda-jax glyphs`: train the benchmark's models, score merge methods on it."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mda_jax.cli.errors import one_line_errors
+from mda_jax.cli.progress import progress
 from mda_jax.cli.tables import print_scores
 
 
@@ -36,7 +35,7 @@ def train(
             if weights.has(name):
                 typer.echo(f"{name}: already in {weights.file(name)}")
                 continue
-            with _progress(name) as watch:
+            with progress(name) as watch:
                 workshop.make(name, weights, watch)
             typer.echo(f"{name}: wrote {weights.file(name)}")
 
@@ -69,15 +68,3 @@ def score(
         print_scores(scores)
         if json_file:
             json_file.write_text(json.dumps(scores, indent=1) + "\n")
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; silence elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,8 +1,6 @@
 """`mda-jax merge`: model folders in, one model folder out."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mda_jax.cli.errors import one_line_errors, warn
+from mda_jax.cli.progress import progress
 
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def merge(
         from mda_jax import pipeline, trees
 
         rules = {RuleSet.DEFAULT: None, RuleSet.EVERY_2D: trees.every_2d}[layout]
-        with _progress(shown=not quiet) as watch:
+        with progress("merging", in_bytes=True, shown=not quiet) as watch:
             report = pipeline.run(
                 config,
                 out,
@@ -77,31 +76,6 @@ def merge(
             warn(line)
         if not quiet:
             _summarise(report)
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; silence elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (TextColumn("merging"), BarColumn(), DownloadColumn())
-    bar = Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        disable=not shown or not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("merging")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _summarise(report: "Report") -> None:

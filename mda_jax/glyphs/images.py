@@ -71,6 +71,7 @@ def _typeface(font: str) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_file(font), 2 * MASTER)
 
 
+@cache
 def _picture(character: str, font: str) -> UInt8[np.ndarray, "48 48"]:
     typeface = _typeface(font)
     left, top, right, bottom = map(int, typeface.getbbox(character))

@@ -141,7 +141,8 @@ def score(
     individual = own_accuracies([weights.expert(task) for task in tasks], test)
 
     def scored(name: str) -> Scores:
-        hyper, merged, seconds = _tuned(name, base, experts, tuning, report)
+        hyper = _tuned(name, base, experts, tuning, report)
+        merged, seconds = _merged(name, base, experts, hyper)
         found = accuracies(merged, test)
         report(f"{name}: {found.mean():.3f} with {hyper}")
         return {
@@ -178,18 +179,16 @@ def _check_methods(names: Sequence[str]) -> None:
         )
 
 
-def _tuned(name, base, experts, tuning, report) -> tuple[Hyper, dict, float]:
-    """The setting of `grid(name)` that is best on `tuning`, its merge, its seconds."""
+def _tuned(name, base, experts, tuning, report) -> Hyper:
+    """The setting of `grid(name)` that is best on `tuning`."""
     settings = grid(name)
     report(f"{name}: trying {settings}")
-    _try(name, base, experts, settings[0])  # compiles
-    tries = [_try(name, base, experts, each) for each in settings]
-    means = [accuracies(merged, tuning).mean() for merged, _ in tries]
-    best = int(np.argmax(means))
-    return settings[best], *tries[best]
+    tries = [_merged(name, base, experts, hyper)[0] for hyper in settings]
+    means = [accuracies(merged, tuning).mean() for merged in tries]
+    return settings[int(np.argmax(means))]
 
 
-def _try(name, base, experts, hyper: Hyper) -> tuple[dict, float]:
+def _merged(name, base, experts, hyper: Hyper) -> tuple[dict, float]:
     """A merge and its seconds."""
     start = time.perf_counter()
     method = getattr(methods, name)(**hyper)
