@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mda_jax.cli.errors import one_line_errors, warn
+from mda_jax.cli.memory import return_freed_memory
 from mda_jax.cli.progress import progress
 
 
@@ -59,6 +60,7 @@ def merge(
     ] = False,
 ) -> None:
     """Merge the models of CONFIG into the new folder OUT."""
+    return_freed_memory()
     with one_line_errors(debug=debug):
         from mda_jax import pipeline, trees
 

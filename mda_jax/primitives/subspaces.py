@@ -1,5 +1,8 @@
 """Merging through the experts' leading singular subspaces."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
@@ -39,7 +42,10 @@ def recombined(
       own cores.
     """
     k, m, n = d.shape
-    left, core, right = top_singular_subspaces(d, max(1, min(m, n) // k))
+    rank = max(1, min(m, n) // k)
+    # One expert after the other: the workspace is several times the weight.
+    parts = jax.lax.map(partial(top_singular_subspaces, rank=rank), d)
+    left, core, right = parts
     left = _present(left, jnp.linalg.norm(core, axis=-1), max(m, n))
     right = _present(right, jnp.linalg.norm(core, axis=-2), max(m, n))
     u = align_left(_side_by_side(left)).reshape(m, k, -1)

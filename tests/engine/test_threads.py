@@ -8,13 +8,10 @@ from mda_jax import merge, methods
 
 def trees():
     draw = np.random.default_rng(0)
-    shapes = {f"{i}": {"kernel": (128, 128), "up": (128, 256)} for i in range(4)}
 
     def tree():
-        sizes = jax.tree.map(
-            lambda s: draw.normal(size=s), shapes, is_leaf=lambda s: isinstance(s, tuple)
-        )
-        return jax.tree.map(np.float32, sizes)
+        widths = {f"{i}": 128 * (1 + i % 2) for i in range(8)}
+        return {n: np.float32(draw.normal(size=(128, w))) for n, w in widths.items()}
 
     return tree(), [tree() for _ in range(8)]
 
