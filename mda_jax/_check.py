@@ -28,6 +28,15 @@ def fraction(who: str, **arg: Any) -> None:
     )
 
 
+def within(who: str, low: float, high: float, **arg: float) -> None:
+    """Raise unless the one argument, a plain number, lies in [low, high]."""
+    ((name, value),) = arg.items()
+    if not low <= value <= high:
+        raise ValueError(
+            f"{who}({name}={value}): {name} is a number in [{low:g}, {high:g}]."
+        )
+
+
 def one_per_expert(who: str, k: int, **arg: Any) -> None:
     """Raise unless the one argument is a list of `k` numbers."""
     ((name, value),) = arg.items()

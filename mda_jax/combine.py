@@ -6,12 +6,21 @@ one does not recompile.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax.tree_util import Partial
 
 from mda_jax._types import Deltas, Role, Rows, Side, Stage, WholeModel
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Fixed:
+    """A number that decides shapes: not a leaf, so changing it compiles again."""
+
+    value: Any
 
 
 def stage(f: Callable[..., Rows], /, **numbers: Any) -> Stage:

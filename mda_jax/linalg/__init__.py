@@ -31,6 +31,7 @@ from mda_jax.linalg._procrustes import (
     procrustes_rotation as procrustes_rotation,
 )
 from mda_jax.linalg._roots import inverse_sqrt as inverse_sqrt
+from mda_jax.linalg._solve import solve_positive as solve_positive
 from mda_jax.linalg._subspaces import (
     Subspaces as Subspaces,
     top_singular_subspaces as top_singular_subspaces,

@@ -17,37 +17,45 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 
-def _one_by_one(decompose: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same function of `[*b, m, n]`, whatever `vmap` adds to `b`."""
+def _one_by_one(factor: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of matrices `[*b, m, n]`, whatever `vmap` adds to `b`."""
 
-    def in_turn(x: jax.Array) -> Any:
-        results = jax.lax.map(decompose, x.reshape(-1, *x.shape[-2:]))
-        return jax.tree.map(lambda y: y.reshape(*x.shape[:-2], *y.shape[1:]), results)
+    def in_turn(*xs: jax.Array) -> Any:
+        batch = xs[0].shape[:-2]
+        flat = [x.reshape(-1, *x.shape[-2:]) for x in xs]
+        results = jax.lax.map(lambda each: factor(*each), flat)
+        return jax.tree.map(lambda y: y.reshape(*batch, *y.shape[1:]), results)
 
-    def by_platform(x: jax.Array) -> Any:
-        return jax.lax.platform_dependent(x, cpu=in_turn, default=decompose)
+    def by_platform(*xs: jax.Array) -> Any:
+        return jax.lax.platform_dependent(*xs, cpu=in_turn, default=factor)
 
     @custom_vmap
-    def batched(x: jax.Array) -> Any:
-        return decompose(x) if x.ndim == 2 else by_platform(x)
+    def batched(*xs: jax.Array) -> Any:
+        return factor(*xs) if xs[0].ndim == 2 else by_platform(*xs)
 
     @batched.def_vmap
-    def batched_again(size: int, in_batched: list[bool], x: jax.Array) -> Any:
-        results = batched(x)
+    def batched_again(size: int, in_batched: list[bool], *xs: jax.Array) -> Any:
+        each = zip(xs, in_batched, strict=True)
+        results = batched(*(x if y else jnp.stack([x] * size) for x, y in each))
         return results, jax.tree.map(lambda _: True, results)
 
     @jax.custom_jvp
-    def differentiable(x: jax.Array) -> Any:
-        return batched(x)
+    def differentiable(*xs: jax.Array) -> Any:
+        return batched(*xs)
 
     @differentiable.defjvp
-    def tangent(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    def tangent(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
         return jax.jvp(by_platform, primals, tangents)
 
     return differentiable
+
+
+def _solve(g: jax.Array, b: jax.Array) -> jax.Array:
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(g), b)
 
 
 eigh = _one_by_one(jnp.linalg.eigh)
 qr = _one_by_one(jnp.linalg.qr)
 slogdet = _one_by_one(jnp.linalg.slogdet)
 svd = _one_by_one(partial(jnp.linalg.svd, full_matrices=False))
+solve_positive = _one_by_one(_solve)

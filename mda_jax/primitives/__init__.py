@@ -23,5 +23,7 @@ from mda_jax.primitives.signs import (
 )
 from mda_jax.primitives.subspaces import (
     flat_spectrum as flat_spectrum,
+    leading_subspaces as leading_subspaces,
     recombined as recombined,
+    side_by_side as side_by_side,
 )

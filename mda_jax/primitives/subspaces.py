@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from mda_jax.linalg import polar, top_singular_subspaces
+from mda_jax.linalg import Subspaces, polar, top_singular_subspaces
 from mda_jax.primitives.averages import total
 
 
@@ -42,16 +42,37 @@ def recombined(
       own cores.
     """
     k, m, n = d.shape
-    rank = max(1, min(m, n) // k)
-    # One expert after the other: the workspace is several times the weight.
-    parts = jax.lax.map(partial(top_singular_subspaces, rank=rank), d)
-    left, core, right = parts
-    left = _present(left, jnp.linalg.norm(core, axis=-1), max(m, n))
-    right = _present(right, jnp.linalg.norm(core, axis=-2), max(m, n))
-    u = align_left(_side_by_side(left)).reshape(m, k, -1)
-    v = polar(_side_by_side(right))
+    left, core, right = leading_subspaces(d, max(1, min(m, n) // k))
+    u = align_left(side_by_side(left)).reshape(m, k, -1)
+    v = polar(side_by_side(right))
     cores = jnp.einsum("mkr,krs->mks", u, core, precision="highest")
     return jnp.matmul(cores.reshape(m, -1), v.T, precision="highest")[None]
+
+
+def leading_subspaces(d: Float[Array, "k m n"], rank: int) -> Subspaces:
+    """What `rank` leading singular directions of each expert span.
+
+    One expert after the other: the workspace is several times the weight.
+
+    Args:
+      d: the experts' deltas.
+      rank: directions of each expert, in [1, min(m, n)].
+
+    Returns:
+      `left [k, m, r]`, `core [k, r, r]` and `right [k, n, r]` as in
+      `linalg.top_singular_subspaces`. Columns are 0 in which an expert does not change
+      the base, up to rounding.
+    """
+    _, m, n = d.shape
+    left, core, right = jax.lax.map(partial(top_singular_subspaces, rank=rank), d)
+    left = _present(left, jnp.linalg.norm(core, axis=-1), max(m, n))
+    right = _present(right, jnp.linalg.norm(core, axis=-2), max(m, n))
+    return Subspaces(left, core, right)
+
+
+def side_by_side(bases: Float[Array, "k p r"]) -> Float[Array, "p c"]:
+    """The columns of all bases in one matrix."""
+    return bases.swapaxes(0, 1).reshape(bases.shape[1], -1)
 
 
 def _present(
@@ -60,7 +81,3 @@ def _present(
     """The basis, with columns of no numerical weight zeroed."""
     floor = side * jnp.finfo(sizes.dtype).eps * sizes.max(-1, keepdims=True)
     return jnp.where((sizes > floor)[:, None, :], basis, 0)
-
-
-def _side_by_side(bases: Float[Array, "k p r"]) -> Float[Array, "p c"]:
-    return bases.swapaxes(0, 1).reshape(bases.shape[1], -1)
