@@ -10,23 +10,26 @@ from mda_jax.cli.errors import one_line_errors
 from mda_jax.cli.tables import print_scores
 
 
+SHOWN = "linear,task_arithmetic,ties,iso_c,tsv,mda"  # what a minute is enough for
+
+
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for figures and report.")] = Path(
         "mda-jax-demo"
     ),
     seed: Annotated[int, typer.Option(help="Decides the pictures.")] = 0,
+    methods: Annotated[str, typer.Option(help="`all`, or names with commas.")] = SHOWN,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error.")
     ] = False,
 ) -> None:
-    """Merge 8 trained experts with every method, score them, draw a report."""
+    """Merge 8 trained experts with several methods, score them, draw a report."""
     with one_line_errors(debug=debug):
-        from mda_jax import methods
         from mda_jax.glyphs import report, score
 
         scores = score.score(
             "8",
-            methods.names,
+            score.methods_named(methods),
             seed=seed,
             test_size=200,
             validation_size=100,

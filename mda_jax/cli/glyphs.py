@@ -55,12 +55,11 @@ def score(
 ) -> None:
     """Merge the experts of a suite with every method and score on fresh pictures."""
     with one_line_errors(debug=debug):
-        from mda_jax import methods as every
         from mda_jax.glyphs import score as scoring, store
 
         scores = scoring.score(
             suite,
-            every.names if methods == "all" else methods.split(","),
+            scoring.methods_named(methods),
             seed=seed,
             weights=store.Weights(weights) if weights else store.SHIPPED,
             report=typer.echo,

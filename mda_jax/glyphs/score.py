@@ -172,6 +172,17 @@ def _tasks(suite: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tested, scripts.SUITES["20"] if suite == "unseen" else tested
 
 
+def methods_named(text: str) -> tuple[str, ...]:
+    """The methods that `all`, or names with commas between them, stand for.
+
+    Raises:
+      ConfigError: no such method.
+    """
+    names = methods.names if text == "all" else tuple(text.split(","))
+    _check_methods(names)
+    return names
+
+
 def _check_methods(names: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in methods.names]:
         raise ConfigError(

@@ -187,5 +187,5 @@ def _report(
 def _rule(todo: Recipe, role: Role) -> str:
     spectral = todo.elementwise != frozenset(Role)
     if spectral and role in todo.elementwise:
-        return f"averaged: not a matrix ({role.value})"
+        return f"entry by entry: not a matrix ({role.value})"
     return f"merged by {todo.method}"
