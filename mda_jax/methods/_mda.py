@@ -37,9 +37,14 @@ def mda(scale: Number = 1.0) -> Stage:
       spectrum as in TSV-M, `r`, and the mean for all other leaves. Without the frame
       this is `tsv`.
     """
-    matrices = stage(p.recombined, align_left=Partial(simplex_aligned))
+    matrices = stage(p.recombined, align_left=Partial(on_one_frame))
     rule = where(is_matrix, matrices, stage(p.mean))
     return chain(rule, stage(p.scaled, by=scale))
+
+
+def on_one_frame(bases: Float[Array, "k m r"]) -> Float[Array, "k m r"]:
+    """All experts' directions as the vertices of the nearest simplex frame."""
+    return p.apart(simplex_aligned(p.side_by_side(bases)), len(bases))
 
 
 def simplex_aligned(directions: Float[Array, "m c"]) -> Float[Array, "m c"]:

@@ -5,7 +5,6 @@ from jax.tree_util import Partial
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
 from mda_jax.combine import chain, is_matrix, stage, where
-from mda_jax.linalg import polar
 
 
 def tsv(scale: Number = 1.0) -> Stage:
@@ -29,6 +28,6 @@ def tsv(scale: Number = 1.0) -> Stage:
       code keeps none; directions of no numerical weight take no part in the
       orthogonalisation. Embeddings and heads are averaged.
     """
-    matrices = stage(p.recombined, align_left=Partial(polar))
+    matrices = stage(p.recombined, align_left=Partial(p.orthonormal))
     rule = where(is_matrix, matrices, stage(p.mean))
     return chain(rule, stage(p.scaled, by=scale))

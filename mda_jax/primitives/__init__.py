@@ -22,8 +22,10 @@ from mda_jax.primitives.signs import (
     sign_of_sum as sign_of_sum,
 )
 from mda_jax.primitives.subspaces import (
+    apart as apart,
     flat_spectrum as flat_spectrum,
     leading_subspaces as leading_subspaces,
+    orthonormal as orthonormal,
     recombined as recombined,
     side_by_side as side_by_side,
 )

@@ -35,7 +35,7 @@ def recombined(
 
     Args:
       d: the experts' deltas.
-      align_left: `[m, c] -> [m, c]` on the `c` left directions of all experts.
+      align_left: `[k, m, r] -> [k, m, r]` on the left directions of all experts.
 
     Returns:
       `[1, m, n]`: `sum_t U_t C_t V_t^T` of the aligned directions and the experts'
@@ -43,10 +43,14 @@ def recombined(
     """
     k, m, n = d.shape
     left, core, right = leading_subspaces(d, max(1, min(m, n) // k))
-    u = align_left(side_by_side(left)).reshape(m, k, -1)
-    v = polar(side_by_side(right))
-    cores = jnp.einsum("mkr,krs->mks", u, core, precision="highest")
-    return jnp.matmul(cores.reshape(m, -1), v.T, precision="highest")[None]
+    u, v = align_left(left), orthonormal(right)
+    cores = side_by_side(jnp.matmul(u, core, precision="highest"))
+    return jnp.matmul(cores, side_by_side(v).T, precision="highest")[None]
+
+
+def orthonormal(bases: Float[Array, "k p r"]) -> Float[Array, "k p r"]:
+    """The nearest orthonormal columns, over all experts; columns of 0 stay 0."""
+    return apart(polar(side_by_side(bases)), len(bases))
 
 
 def leading_subspaces(d: Float[Array, "k m n"], rank: int) -> Subspaces:
@@ -73,6 +77,11 @@ def leading_subspaces(d: Float[Array, "k m n"], rank: int) -> Subspaces:
 def side_by_side(bases: Float[Array, "k p r"]) -> Float[Array, "p c"]:
     """The columns of all bases in one matrix."""
     return bases.swapaxes(0, 1).reshape(bases.shape[1], -1)
+
+
+def apart(columns: Float[Array, "p c"], k: int) -> Float[Array, "k p r"]:
+    """Columns that stand side by side, as one basis for each of `k` experts."""
+    return columns.reshape(len(columns), k, -1).swapaxes(0, 1)
 
 
 def _present(

@@ -9,7 +9,7 @@ import pytest
 from jax.tree_util import Partial
 
 from mda_jax import Role, Side, chain, primitives as p, stage
-from mda_jax.linalg import polar, top_singular_subspaces
+from mda_jax.linalg import top_singular_subspaces
 from mda_jax.methods import mda, tsv
 from mda_jax.methods._mda import simplex_aligned
 
@@ -59,7 +59,9 @@ def test_the_left_directions_become_a_simplex():
 
 def test_without_the_frame_it_is_tsv():
     deltas = np.random.default_rng(1).normal(size=(3, 5, 7)).astype(np.float32)
-    off = chain(stage(p.recombined, align_left=Partial(polar)), stage(p.scaled, by=1.0))
+    off = chain(
+        stage(p.recombined, align_left=Partial(p.orthonormal)), stage(p.scaled, by=1.0)
+    )
     np.testing.assert_array_equal(run(off, deltas), run(tsv(), deltas))
     assert np.abs(run(mda(), deltas) - run(tsv(), deltas)).max() > 0.1
 
