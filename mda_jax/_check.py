@@ -63,6 +63,16 @@ def at_least_two(who: str, **arg: int) -> None:
         )
 
 
+def frame_fits(who: str, vertices: int, width: int) -> None:
+    """Raise unless a simplex frame of so many vertices fits into the width."""
+    at_least_two(who, classes=vertices)
+    if width < vertices - 1:
+        raise ValueError(
+            f"{who}: {vertices} classes need features of width {vertices - 1} or more,"
+            f" got {width}."
+        )
+
+
 def rank_within(who: str, rank: int, shape: tuple[int, ...]) -> None:
     """Raise unless `rank` directions exist in matrices of this shape."""
     most = min(shape[-2:])

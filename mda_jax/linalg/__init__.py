@@ -31,6 +31,10 @@ from mda_jax.linalg._procrustes import (
     procrustes_rotation as procrustes_rotation,
 )
 from mda_jax.linalg._roots import inverse_sqrt as inverse_sqrt
+from mda_jax.linalg._rotations import (
+    cayley_rotation as cayley_rotation,
+    exp_rotation as exp_rotation,
+)
 from mda_jax.linalg._solve import solve_positive as solve_positive
 from mda_jax.linalg._subspaces import (
     Subspaces as Subspaces,
