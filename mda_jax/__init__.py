@@ -1,6 +1,7 @@
 """Merge fine-tuned models by composing pure functions of their deltas."""
 
 from mda_jax import (
+    adaptive as adaptive,
     features as features,
     linalg as linalg,
     methods as methods,

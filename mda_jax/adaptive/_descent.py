@@ -1,0 +1,97 @@
+"""The loop of every adaptive method: one jitted step for all tasks."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+
+Loss = Callable[[Any, Any, Any, Any], tuple[jax.Array, Any]]
+Watch = Callable[[int, float], None]
+
+
+class Descent(NamedTuple):
+    """Where a descent stands; give it back to go on from there.
+
+    Attributes:
+      params: the merged parameters.
+      trained: the coefficients, and what else is learned with them.
+      memory: the optimiser's state.
+      carried: what passes from batch to batch, such as running class means.
+      losses: of every step so far.
+    """
+
+    params: Any
+    trained: Any
+    memory: Any
+    carried: Any
+    losses: tuple[float, ...]
+
+
+def descend(
+    loss: Loss,
+    fixed: Any,
+    merged: Callable[[Any], Any],
+    start: Descent | tuple[Any, Any],
+    batches: Iterable[Any],
+    *,
+    optimiser: optax.GradientTransformation,
+    patience: int | None,
+    watch: Watch,
+) -> Descent:
+    """Lower a loss, one step a batch.
+
+    Args:
+      loss: `(fixed, trained, carried, batch) -> (value, carried)`.
+      fixed: arrays that the loss needs and nobody changes.
+      merged: `trained -> parameters`, for the result.
+      start: a descent to go on with, or what is trained and carried at first.
+      batches: one for each step.
+      optimiser: any of optax.
+      patience: stop when the mean loss of so many steps is not below that of as many
+        before; None never stops early.
+      watch: called with the number of steps done and the loss.
+
+    Returns:
+      The descent after the last step.
+    """
+    if isinstance(start, Descent):
+        _, trained, memory, carried, losses = start
+    else:
+        (trained, carried), losses = start, ()
+        memory = optimiser.init(trained)
+    step = jax.jit(partial(_step, loss, optimiser))
+    for batch in batches:
+        trained, memory, carried, value = step(fixed, trained, memory, carried, batch)
+        losses = (*losses, float(value))
+        watch(len(losses), losses[-1])
+        if patience is not None and _stalled(losses, patience):
+            break
+    return Descent(merged(trained), trained, memory, carried, losses)
+
+
+def _step(
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    fixed: Any,
+    trained: Any,
+    memory: Any,
+    carried: Any,
+    batch: Any,
+) -> tuple[Any, Any, Any, jax.Array]:
+    slope = jax.value_and_grad(loss, argnums=1, has_aux=True)
+    (value, carried), gradient = slope(fixed, trained, carried, batch)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
+        updates, memory = optimiser.update(gradient, memory, trained)
+        trained = optax.apply_updates(trained, updates)
+    return trained, memory, carried, value
+
+
+def _stalled(losses: tuple[float, ...], patience: int) -> bool:
+    if len(losses) < 2 * patience:
+        return False
+    before, after = np.reshape(losses[-2 * patience :], (2, patience)).mean(1)
+    return bool(after >= before)
