@@ -73,7 +73,8 @@ def mda_am(
       of rotated features to the vector of their class in a simplex frame, plus beta
       times a loss that keeps the rotations near the Procrustes rotation from class
       means to targets. Ours: pseudo-labels from the merged model, exponential class
-      means, unit features, closed-form rotations by default.
+      means, unit features about the centre of the class means, closed-form rotations
+      by default.
     """
     if not isinstance(start, Descent):
         start = _first(base, len(deltas), targets, start)
@@ -122,10 +123,11 @@ def _loss(
     )
     nearest = jax.lax.stop_gradient(_nearest_rotations(means, targets))
     rotations = nearest if chart is None else chart(trained["rotations"])
-    parts = zip(found, labels, rotations, nearest, targets, strict=True)
     total = jnp.stack([entropy(logits) for _, logits in found]).sum()
-    for (z, _), label, rotation, near, target in parts:
-        total += alpha * alignment_loss(z, label, rotation, target)
+    parts = zip(found, means, labels, rotations, nearest, targets, strict=True)
+    for (z, _), mean, label, rotation, near, target in parts:
+        centred = z - jax.lax.stop_gradient(_centre(mean))
+        total += alpha * alignment_loss(centred, label, rotation, target)
         total += beta * rotation_loss(rotation, near)
     return total, means
 
@@ -140,10 +142,15 @@ def _nearest_rotations(
     return procrustes_rotation(identity, moments)
 
 
+def _centre(means: ClassMeans) -> Float[Array, "1 d"]:
+    """Mean of the means of the classes seen."""
+    seen = (means.counts > 0).sum(dtype=means.sums.dtype)
+    return means.means.sum(0, keepdims=True) / jnp.maximum(seen, 1)
+
+
 def _directions(means: ClassMeans) -> Float[Array, "c d"]:
     """Unit rows of the class means about their centre; 0 for classes never seen."""
-    seen = (means.counts > 0).astype(means.counts.dtype)[:, None]
-    centre = means.means.sum(0, keepdims=True) / jnp.maximum(seen.sum(), 1)
-    centred = seen * (means.means - centre)
+    seen = (means.counts > 0)[:, None]
+    centred = jnp.where(seen, means.means - _centre(means), 0)
     norms = jnp.linalg.norm(centred, axis=1, keepdims=True)
     return centred / jnp.where(norms > 0, norms, 1)

@@ -128,11 +128,13 @@ def test_the_first_loss_is_the_sum_of_its_parts():
         labels = logits.argmax(-1)
         state = ClassMeans.empty(CLASSES, WIDTH).observe(z, labels)
         seen = np.unique(labels)
-        centred = np.asarray(state.means)[seen]
-        centred = centred - centred.mean(0)
+        centre = np.asarray(state.means)[seen].mean(0)
+        centred = np.asarray(state.means)[seen] - centre
         unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
         q = procrustes_rotation(jnp.asarray(unit), target[seen])
-        want += entropy(logits) + 0.7 * alignment_loss(z, labels, q, target)
+        want += entropy(logits) + 0.7 * alignment_loss(
+            z - centre[None], labels, q, target
+        )
     assert got.losses[0] == pytest.approx(float(want), rel=1e-4)
 
 
