@@ -1,17 +1,11 @@
 """DC-Merge against its algorithm in NumPy's SVD, and its known cases."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from methods.spectral import merged, near, polar
 
-from mda_jax import Side
 from mda_jax.methods import dc_merge, tsv
-
-
-def polar(x):
-    u, _, vt = np.linalg.svd(x, full_matrices=False)
-    return u @ vt
 
 
 def oracle(deltas, density):
@@ -31,22 +25,12 @@ def oracle(deltas, density):
     return u @ (merged * np.kron(np.eye(k), np.ones((rank, rank)))) @ v
 
 
-@jax.jit
-def merged(method, d):
-    return method(d, Side(d[0]))[0]
-
-
-def near(got, want, roundings):
-    bound = roundings * np.finfo(got.dtype).eps * np.abs(want).max()
-    assert np.abs(np.asarray(got) - want).max() <= bound
-
-
 @pytest.mark.parametrize("k, shape", [(1, (6, 6)), (2, (9, 7)), (3, (7, 10))])
 @pytest.mark.parametrize("density", [0.001, 0.3, 1.0])
 def test_is_the_algorithm_in_float64(k, shape, density):
     deltas = np.random.default_rng(k).normal(size=(k, *shape))
     with jax.enable_x64(True):
-        got = merged(dc_merge(density=density), jnp.asarray(deltas))
+        got = merged(dc_merge(density=density), deltas)
         # singular gaps and bases of these inputs have condition numbers below 100
         near(got, oracle(deltas, density), roundings=8 * 100)
 
@@ -55,8 +39,8 @@ def test_orthogonal_experts_are_added_like_tsv():
     blocks = np.zeros((2, 6, 5), np.float32)
     draw = np.random.default_rng(3).normal(size=(2, 3, 2))
     blocks[0, :3, :2], blocks[1, 3:, 2:4] = draw
-    got = merged(dc_merge(density=1.0), jnp.asarray(blocks))
-    near(got, np.asarray(merged(tsv(), jnp.asarray(blocks))), roundings=8 * 50)
+    got = merged(dc_merge(density=1.0), blocks)
+    near(got, merged(tsv(), blocks), roundings=8 * 50)
 
 
 def test_the_fraction_is_checked():

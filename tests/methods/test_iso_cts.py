@@ -1,23 +1,13 @@
 """Iso-CTS against its algorithm in NumPy's SVD, fusion-bench, and its known cases."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import assert_golden, golden
+from methods.spectral import merged, near, polar, top
 
-from mda_jax import Side, merge, trees
+from mda_jax import merge, trees
 from mda_jax.methods import iso_c, iso_cts
-
-
-def top(x, rank):
-    u, s, vt = np.linalg.svd(x, full_matrices=False)
-    return u[:, :rank], s[:rank], vt[:rank].T
-
-
-def polar(x):
-    u, _, vt = np.linalg.svd(x, full_matrices=False)
-    return u @ vt
 
 
 def oracle(deltas, common):
@@ -32,22 +22,12 @@ def oracle(deltas, common):
     return values.sum() / rank * polar(left) @ polar(right).T
 
 
-@jax.jit
-def merged(method, d):
-    return method(d, Side(d[0]))[0]
-
-
-def near(got, want, roundings):
-    bound = roundings * np.finfo(got.dtype).eps * np.abs(want).max()
-    assert np.abs(np.asarray(got) - want).max() <= bound
-
-
 @pytest.mark.parametrize("k, shape", [(1, (6, 6)), (2, (9, 7)), (3, (7, 10))])
 @pytest.mark.parametrize("common", [0.4, 0.8])
 def test_is_the_algorithm_in_float64(k, shape, common):
     deltas = np.random.default_rng(k).normal(size=(k, *shape))
     with jax.enable_x64(True):
-        got = merged(iso_cts(common=common), jnp.asarray(deltas))
+        got = merged(iso_cts(common=common), deltas)
         # singular gaps and bases of these inputs have condition numbers below 100
         near(got, oracle(deltas, common), roundings=8 * 100)
 
@@ -55,15 +35,15 @@ def test_is_the_algorithm_in_float64(k, shape, common):
 @pytest.mark.parametrize("common", [0.0, 1.0])
 def test_all_common_is_iso_c_and_none_needs_no_sum(common):
     deltas = np.random.default_rng(4).normal(size=(2, 6, 8)).astype(np.float32)
-    got = merged(iso_cts(common=common), jnp.asarray(deltas))
+    got = merged(iso_cts(common=common), deltas)
     assert np.linalg.matrix_rank(got) == 6
     if common == 1:
-        near(got, np.asarray(merged(iso_c(), jnp.asarray(deltas))), roundings=8 * 100)
+        near(got, merged(iso_c(), deltas), roundings=8 * 100)
 
 
 def test_more_experts_than_directions():
     deltas = np.random.default_rng(5).normal(size=(8, 5, 6)).astype(np.float32)
-    got = merged(iso_cts(common=0.2), jnp.asarray(deltas))
+    got = merged(iso_cts(common=0.2), deltas)
     assert np.isfinite(got).all() and np.abs(got).max() > 0.1
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import assert_golden, golden
+from methods.spectral import near
 
 from mda_jax import Role, Side, merge, trees
 from mda_jax.methods import svc, task_arithmetic, tsv
@@ -26,11 +27,6 @@ def oracle(merged, deltas, floor):
 def run(method, deltas, role=None):
     d = jnp.asarray(deltas)
     return np.asarray(jax.jit(lambda x: method(x, Side(x[0], role=role))[0])(d))
-
-
-def near(got, want, roundings):
-    bound = roundings * np.finfo(got.dtype).eps * np.abs(want).max()
-    assert np.abs(got - want).max() <= bound
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (7, 5), (5, 7)])

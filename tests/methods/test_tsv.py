@@ -1,28 +1,18 @@
 """TSV-M against its algorithm in NumPy's SVD, fusion-bench, and its known cases."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import assert_golden, golden
+from methods.spectral import merged, near, polar, top
 
-from mda_jax import Side, merge, trees
+from mda_jax import merge, trees
 from mda_jax.methods import tsv
-
-
-def top(x, rank):
-    u, s, vt = np.linalg.svd(x, full_matrices=False)
-    return u[:, :rank], s[:rank], vt[:rank].T
 
 
 def truncated(x, rank):
     u, s, v = top(x, rank)
     return u * s @ v.T
-
-
-def polar(x):
-    u, _, vt = np.linalg.svd(x, full_matrices=False)
-    return u @ vt
 
 
 def oracle(deltas):
@@ -36,32 +26,17 @@ def oracle(deltas):
     return u * np.concatenate(values) @ v.T
 
 
-def run(deltas):
-    return np.asarray(merged(jnp.asarray(deltas)))
-
-
-@jax.jit
-def merged(d):
-    return tsv()(d, Side(d[0]))[0]
-
-
-def near(got, want, roundings):
-    """Within so many roundings of the largest entry."""
-    bound = roundings * np.finfo(got.dtype).eps * np.abs(want).max()
-    assert np.abs(got - want).max() <= bound
-
-
 @pytest.mark.parametrize("k, shape", [(1, (6, 6)), (2, (7, 5)), (4, (5, 7))])
 def test_is_the_algorithm_in_float64(k, shape):
     deltas = np.random.default_rng(k).normal(size=(k, *shape))
     with jax.enable_x64(True):
         # singular gaps and bases of these inputs have condition numbers below 100
-        near(run(deltas), oracle(deltas), roundings=8 * 100)
+        near(merged(tsv(), deltas), oracle(deltas), roundings=8 * 100)
 
 
 def test_is_the_algorithm_in_float32():
     deltas = np.random.default_rng(0).normal(size=(2, 6, 5)).astype(np.float32)
-    near(run(deltas), oracle(deltas.astype(np.float64)), roundings=8 * 100)
+    near(merged(tsv(), deltas), oracle(deltas.astype(np.float64)), roundings=8 * 100)
 
 
 @pytest.mark.parametrize("case", ["one expert", "identical", "zero", "orthogonal"])
@@ -75,7 +50,7 @@ def test_known_results(case):
         "zero": ([x, 0 * x], truncated(x, 2)),
         "orthogonal": (blocks, blocks[0] + blocks[1]),
     }[case]
-    near(run(np.asarray(deltas)), want, roundings=8 * 50)
+    near(merged(tsv(), np.asarray(deltas)), want, roundings=8 * 50)
 
 
 def test_directions_without_weight_take_no_part():
@@ -85,12 +60,16 @@ def test_directions_without_weight_take_no_part():
     deltas = np.stack([np.outer(u[:, i], v[:, i]) for i in range(2)])
     sizes = np.linalg.norm(u, axis=0) * np.linalg.norm(v, axis=0)
     unit = polar(u / np.linalg.norm(u, axis=0)), polar(v / np.linalg.norm(v, axis=0))
-    near(run(deltas.astype(np.float32)), unit[0] * sizes @ unit[1].T, roundings=8 * 50)
+    near(
+        merged(tsv(), deltas.astype(np.float32)),
+        unit[0] * sizes @ unit[1].T,
+        roundings=8 * 50,
+    )
 
 
 def test_more_experts_than_directions():
     deltas = np.random.default_rng(5).normal(size=(4, 3, 2)).astype(np.float32)
-    got = run(deltas)
+    got = merged(tsv(), deltas)
     assert np.isfinite(got).all() and np.abs(got).max() > 0.1
 
 

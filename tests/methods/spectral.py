@@ -1,0 +1,33 @@
+"""NumPy's decompositions, and how far a merge may be from an oracle made of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mda_jax import Side
+
+
+def top(x, rank):
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    return u[:, :rank], s[:rank], vt[:rank].T
+
+
+def polar(x):
+    u, _, vt = np.linalg.svd(x, full_matrices=False)
+    return u @ vt
+
+
+@jax.jit
+def _merged(method, d):
+    return method(d, Side(d[0]))[0]
+
+
+def merged(method, deltas):
+    """The one row that a stage makes of the deltas of a matrix."""
+    return np.asarray(_merged(method, jnp.asarray(deltas)))
+
+
+def near(got, want, roundings):
+    """Within so many roundings of the largest entry."""
+    bound = roundings * np.finfo(got.dtype).eps * np.abs(want).max()
+    assert np.abs(got - want).max() <= bound
