@@ -12,7 +12,8 @@ from typing import Any
 import jax
 from jax.tree_util import Partial
 
-from mda_jax._types import Deltas, Role, Rows, Side, Stage, WholeModel
+from mda_jax._types import Deltas, Number, Role, Rows, Side, Stage, WholeModel
+from mda_jax.primitives import mean, scaled
 
 
 @jax.tree_util.register_static
@@ -53,6 +54,12 @@ def chain(*stages: Stage) -> Stage:
 def where(test: Callable[[Side], bool], then: Stage, otherwise: Stage) -> Stage:
     """Choose by a static fact of the weight: `test(side)`, such as `is_matrix`."""
     return Partial(_choose, Partial(test), then, otherwise)
+
+
+def spectral(matrices: Stage, scale: Number) -> Stage:
+    """Linear maps by the given stage, all else by the mean, the result scaled."""
+    rule = where(is_matrix, matrices, stage(mean))
+    return chain(rule, stage(scaled, by=scale))
 
 
 def is_matrix(side: Side) -> bool:

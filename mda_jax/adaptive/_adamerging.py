@@ -55,7 +55,7 @@ def adamerging(
         partial(combined, base, deltas),
         start if isinstance(start, Descent) else (start, None),
         batches,
-        optimiser=optimiser or optax.adam(1e-3),
+        optimiser=optimiser,
         patience=patience,
         watch=watch,
     )

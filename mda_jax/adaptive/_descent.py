@@ -38,7 +38,7 @@ def descend(
     start: Descent | tuple[Any, Any],
     batches: Iterable[Any],
     *,
-    optimiser: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation | None,
     patience: int | None,
     watch: Watch,
 ) -> Descent:
@@ -50,7 +50,7 @@ def descend(
       merged: `trained -> parameters`, for the result.
       start: a descent to go on with, or what is trained and carried at first.
       batches: one for each step.
-      optimiser: any of optax.
+      optimiser: any of optax; None is Adam at 1e-3.
       patience: stop when the mean loss of so many steps is not below that of as many
         before; None never stops early.
       watch: called with the number of steps done and the loss.
@@ -58,19 +58,22 @@ def descend(
     Returns:
       The descent after the last step.
     """
+    optimiser = optimiser or optax.adam(1e-3)
+    losses: list[float] = []
     if isinstance(start, Descent):
-        _, trained, memory, carried, losses = start
+        _, trained, memory, carried, before = start
+        losses += before
     else:
-        (trained, carried), losses = start, ()
+        trained, carried = start
         memory = optimiser.init(trained)
     step = jax.jit(partial(_step, loss, optimiser))
     for batch in batches:
         trained, memory, carried, value = step(fixed, trained, memory, carried, batch)
-        losses = (*losses, float(value))
+        losses.append(float(value))
         watch(len(losses), losses[-1])
         if patience is not None and _stalled(losses, patience):
             break
-    return Descent(merged(trained), trained, memory, carried, losses)
+    return Descent(merged(trained), trained, memory, carried, tuple(losses))
 
 
 def _step(
@@ -90,7 +93,7 @@ def _step(
     return trained, memory, carried, value
 
 
-def _stalled(losses: tuple[float, ...], patience: int) -> bool:
+def _stalled(losses: list[float], patience: int) -> bool:
     if len(losses) < 2 * patience:
         return False
     before, after = np.reshape(losses[-2 * patience :], (2, patience)).mean(1)

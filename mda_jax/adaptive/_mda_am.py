@@ -12,7 +12,13 @@ from jaxtyping import Array, Float
 from mda_jax._types import Number
 from mda_jax.adaptive._coefficients import Coefficients, combined, layer_wise
 from mda_jax.adaptive._descent import Descent, Watch, descend
-from mda_jax.features import ClassMeans, alignment_loss, entropy, rotation_loss
+from mda_jax.features import (
+    ClassMeans,
+    alignment_loss,
+    entropy,
+    rotation_loss,
+    unit_rows,
+)
 from mda_jax.linalg import procrustes_rotation
 
 
@@ -85,7 +91,7 @@ def mda_am(
         lambda trained: combined(base, deltas, trained["coefficients"]),
         start,
         batches,
-        optimiser=optimiser or optax.adam(1e-3),
+        optimiser=optimiser,
         patience=patience,
         watch=watch,
     )
@@ -151,6 +157,4 @@ def _centre(means: ClassMeans) -> Float[Array, "1 d"]:
 def _directions(means: ClassMeans) -> Float[Array, "c d"]:
     """Unit rows of the class means about their centre; 0 for classes never seen."""
     seen = (means.counts > 0)[:, None]
-    centred = jnp.where(seen, means.means - _centre(means), 0)
-    norms = jnp.linalg.norm(centred, axis=1, keepdims=True)
-    return centred / jnp.where(norms > 0, norms, 1)
+    return unit_rows(jnp.where(seen, means.means - _centre(means), 0))

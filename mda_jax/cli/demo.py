@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mda_jax.cli.errors import one_line_errors
+from mda_jax.cli.errors import Debug, one_line_errors
 from mda_jax.cli.tables import print_scores
 
 
@@ -19,9 +19,7 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(help="Decides the pictures.")] = 0,
     methods: Annotated[str, typer.Option(help="`all`, or names with commas.")] = SHOWN,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.")
-    ] = False,
+    debug: Debug = False,
 ) -> None:
     """Merge 8 trained experts with several methods, score them, draw a report."""
     with one_line_errors(debug=debug):

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from mda_jax.cli.errors import one_line_errors
+from mda_jax.cli.errors import Debug, one_line_errors
 from mda_jax.cli.progress import progress
 from mda_jax.cli.tables import print_scores
 
 
 app = typer.Typer(help="The glyph benchmark.", no_args_is_help=True)
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @app.command()

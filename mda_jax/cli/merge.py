@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mda_jax.cli.errors import one_line_errors, warn
+from mda_jax.cli.errors import Debug, one_line_errors, warn
 from mda_jax.cli.memory import return_freed_memory
 from mda_jax.cli.progress import progress
 
@@ -55,9 +55,7 @@ def merge(
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print warnings and errors only.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.")
-    ] = False,
+    debug: Debug = False,
 ) -> None:
     """Merge the models of CONFIG into the new folder OUT."""
     return_freed_memory()

@@ -5,14 +5,12 @@ from typing import Annotated
 
 import typer
 
-from mda_jax.cli.errors import one_line_errors
+from mda_jax.cli.errors import Debug, one_line_errors
 
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="Describe one method.")] = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.")
-    ] = False,
+    debug: Debug = False,
 ) -> None:
     """List the merge methods, or describe one in full."""
     with one_line_errors(debug=debug):

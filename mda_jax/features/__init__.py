@@ -5,6 +5,7 @@ from mda_jax.features.collapse import (
     etf_deviation as etf_deviation,
     neural_collapse as neural_collapse,
 )
+from mda_jax.features.directions import unit_rows as unit_rows
 from mda_jax.features.losses import (
     alignment_loss as alignment_loss,
     entropy as entropy,

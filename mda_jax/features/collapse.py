@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mda_jax.features.directions import unit_rows
 from mda_jax.features.means import class_means
 from mda_jax.linalg import inverse_sqrt, simplex_etf
 
@@ -68,8 +69,7 @@ def etf_deviation(x: Float[Array, "k d"]) -> Float[Array, ""]:
       `|| G / ||G|| - G* / ||G*|| ||` with the Gram matrix G of the unit rows and G*
       that of the frame: in [0, 2], 0 at any rotation of the frame.
     """
-    norms = jnp.linalg.norm(x, axis=1, keepdims=True)
-    rows = x / jnp.where(norms > 0, norms, 1)
+    rows = unit_rows(x)
     frame = simplex_etf(len(x), x.dtype)
     return jnp.linalg.norm(_unit(_product(rows, rows.T)) - _unit(frame))
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mda_jax.features.directions import unit_rows
+
 
 def entropy(logits: Float[Array, "n c"]) -> Float[Array, ""]:
     """Mean Shannon entropy of the predicted classes, in nats.
@@ -38,9 +40,7 @@ def alignment_loss(
       https://arxiv.org/abs/2512.00391: the pull of rotated features to the vector of
       their class in a simplex frame. A reconstruction: unit features are ours.
     """
-    squares = (features * features).sum(1, keepdims=True)
-    unit = features * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
-    turned = jnp.matmul(unit, rotation, precision="highest")
+    turned = jnp.matmul(unit_rows(features), rotation, precision="highest")
     return ((turned - targets[labels]) ** 2).sum(1).mean()
 
 

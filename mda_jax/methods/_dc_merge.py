@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import _check, primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, is_matrix, stage, where
+from mda_jax.combine import spectral, stage
 from mda_jax.linalg import polar
 
 
@@ -36,14 +36,12 @@ def dc_merge(density: Number = 0.001, scale: Number = 1.0) -> Stage:
       and heads are averaged.
     """
     _check.fraction("dc_merge", density=density)
-    rule = where(is_matrix, stage(covered, density=density), stage(p.mean))
-    return chain(rule, stage(p.scaled, by=scale))
+    return spectral(stage(covered, density=density), scale)
 
 
 def covered(d: Float[Array, "k m n"], *, density: Number) -> Float[Array, "1 m n"]:
     """The merge of `dc_merge` in the cover basis."""
-    k, m, n = d.shape
-    rank = max(1, min(m, n) // k)
+    k, rank = len(d), p.rank_of_each(d)
     left, core, right = p.leading_subspaces(d, rank)
     u, v = polar(p.side_by_side(left)), polar(p.side_by_side(right))
     inner = jnp.einsum("mc,kmr->kcr", u, left, precision="highest")

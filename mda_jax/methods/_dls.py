@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, is_matrix, stage, where
+from mda_jax.combine import spectral, stage
 from mda_jax.linalg import solve_positive
 
 
@@ -35,8 +35,7 @@ def dls(ridge: Number = 0.4, pull: Number = 0.6, scale: Number = 0.8) -> Stage:
       the Gram matrices of the deltas in place of those of data.
     """
     matrices = stage(directional_least_squares, ridge=ridge, pull=pull)
-    rule = where(is_matrix, matrices, stage(p.mean))
-    return chain(rule, stage(p.scaled, by=scale))
+    return spectral(matrices, scale)
 
 
 def directional_least_squares(
@@ -44,10 +43,8 @@ def directional_least_squares(
 ) -> Float[Array, "1 m n"]:
     """The minimiser of `dls`; an expert that changes nothing has no directions."""
     k, _, n = d.shape
-    sizes = (d * d).sum((1, 2), keepdims=True)
-    shares = d / jnp.where(sizes > 0, sizes, 1)
     mu = jnp.asarray(ridge, d.dtype) * k / n
-    used = jnp.einsum("kmi,kmj->kij", shares, d, precision="highest")
+    used = p.input_grams(d)
     kept = jnp.einsum("kmi,kij->mj", d, used, precision="highest")
     wanted = kept + mu * jnp.asarray(pull, d.dtype) * p.total(d)[0]
     gram = used.sum(0) + mu * jnp.eye(n, dtype=d.dtype)

@@ -2,7 +2,7 @@
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, is_matrix, stage, where
+from mda_jax.combine import spectral, stage
 
 
 def iso_c(scale: Number = 1.0) -> Stage:
@@ -26,5 +26,4 @@ def iso_c(scale: Number = 1.0) -> Stage:
       get the mean singular value; the authors' code also writes it on whatever null
       vectors the SVD returns. Embeddings and heads are averaged, not flattened.
     """
-    rule = where(is_matrix, stage(p.flat_spectrum), stage(p.mean))
-    return chain(rule, stage(p.scaled, by=scale))
+    return spectral(stage(p.flat_spectrum), scale)

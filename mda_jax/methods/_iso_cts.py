@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import _check, primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import Fixed, chain, is_matrix, stage, where
+from mda_jax.combine import Fixed, spectral, stage
 from mda_jax.linalg import Subspaces, polar
 
 
@@ -34,8 +34,7 @@ def iso_cts(common: float = 0.8, scale: Number = 1.0) -> Stage:
     """
     _check.within("iso_cts", 0.0, 1.0, common=common)
     matrices = stage(common_and_specific, common=Fixed(common))
-    rule = where(is_matrix, matrices, stage(p.mean))
-    return chain(rule, stage(p.scaled, by=scale))
+    return spectral(matrices, scale)
 
 
 def common_and_specific(

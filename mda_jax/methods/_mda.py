@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, is_matrix, stage, where
+from mda_jax.combine import spectral, stage
 from mda_jax.linalg import nearest_simplex_frame
 
 
@@ -38,8 +38,7 @@ def mda(scale: Number = 1.0) -> Stage:
       this is `tsv`.
     """
     matrices = stage(p.recombined, align_left=Partial(on_one_frame))
-    rule = where(is_matrix, matrices, stage(p.mean))
-    return chain(rule, stage(p.scaled, by=scale))
+    return spectral(matrices, scale)
 
 
 def on_one_frame(bases: Float[Array, "k m r"]) -> Float[Array, "k m r"]:

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, is_matrix, stage, where
+from mda_jax.combine import spectral, stage
 from mda_jax.methods._mda import simplex_aligned
 
 
@@ -35,14 +35,13 @@ def mda_project(scale: Number = 0.3) -> Stage:
       task vector goes through it. Ours: that it is projected on what the nearest frame
       spans, `r`, and the mean for all other leaves. Close to task arithmetic.
     """
-    rule = where(is_matrix, stage(projected), stage(p.mean))
-    return chain(rule, stage(p.scaled, by=scale))
+    return spectral(stage(projected), scale)
 
 
 def projected(d: Float[Array, "k m n"]) -> Float[Array, "1 m n"]:
     """The sum of the deltas, on the span of the frame of their left directions."""
-    rank = max(1, min(d.shape[1:]) // len(d))
-    frame = simplex_aligned(p.side_by_side(p.leading_subspaces(d, rank).left))
+    directions = p.leading_subspaces(d, p.rank_of_each(d)).left
+    frame = simplex_aligned(p.side_by_side(directions))
     vertices = frame.shape[1]
     # A frame of v vertices is tight: frame @ frame.T is v / (v - 1) times a projector.
     share = (vertices - 1) / vertices if vertices > 1 else 1.0

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, is_matrix, stage, where
+from mda_jax.combine import spectral, stage
 from mda_jax.linalg import polar, procrustes, top_singular_subspaces
 
 
@@ -40,8 +40,7 @@ def mda_task_frame(scale: Number = 1.0) -> Stage:
       side and the spectrum as in TSV-M, and the mean for all other leaves.
     """
     matrices = stage(p.recombined, align_left=Partial(spread_over_tasks))
-    rule = where(is_matrix, matrices, stage(p.mean))
-    return chain(rule, stage(p.scaled, by=scale))
+    return spectral(matrices, scale)
 
 
 def spread_over_tasks(bases: Float[Array, "k m r"]) -> Float[Array, "k m r"]:

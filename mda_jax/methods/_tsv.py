@@ -4,7 +4,7 @@ from jax.tree_util import Partial
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, is_matrix, stage, where
+from mda_jax.combine import spectral, stage
 
 
 def tsv(scale: Number = 1.0) -> Stage:
@@ -29,5 +29,4 @@ def tsv(scale: Number = 1.0) -> Stage:
       orthogonalisation. Embeddings and heads are averaged.
     """
     matrices = stage(p.recombined, align_left=Partial(p.orthonormal))
-    rule = where(is_matrix, matrices, stage(p.mean))
-    return chain(rule, stage(p.scaled, by=scale))
+    return spectral(matrices, scale)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import _check, primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import Fixed, chain, is_matrix, stage, where
+from mda_jax.combine import Fixed, spectral, stage
 
 
 def wudi(steps: int = 300, rate: Number = 1e-5, scale: Number = 1.0) -> Stage:
@@ -37,8 +37,7 @@ def wudi(steps: int = 300, rate: Number = 1e-5, scale: Number = 1.0) -> Stage:
     """
     _check.at_least_one("wudi", steps=steps)
     matrices = stage(descended, steps=Fixed(steps), rate=rate)
-    rule = where(is_matrix, matrices, stage(p.mean))
-    return chain(rule, stage(p.scaled, by=scale))
+    return spectral(matrices, scale)
 
 
 def descended(
@@ -53,9 +52,7 @@ def _path(
     d: Float[Array, "k m n"], steps: Fixed, rate: Number
 ) -> Float[Array, "1 m n"]:
     """How far Adam gets from the sum; the loss enters through its quadratic form."""
-    sizes = (d * d).sum((1, 2), keepdims=True)
-    shares = d / jnp.where(sizes > 0, sizes, 1)
-    used = jnp.einsum("kmi,kmj->kij", shares, d, precision="highest")
+    used = p.input_grams(d)
     curvature = used.sum(0)
     kept = jnp.einsum("kmi,kij->mj", d, used, precision="highest")[None]
     adam = optax.adam(rate)

@@ -42,7 +42,11 @@ def merged(
     for dtype in dict.fromkeys(sources.dtypes[n] for n in flat):
         alike = [n for n in flat if sources.dtypes[n] == dtype]
         yield from _in_runs(sources, recipe, alike, entries)
-    whole = {n: sources.leaf(n) for n in plan if n not in set(flat)}
+    whole = {
+        n: sources.leaf(n)
+        for n, layout in plan.items()
+        if layout.role not in recipe.elementwise
+    }
     for bucket in trees.buckets(whole, plan):
         size = int(np.prod(bucket.shape[1:]))  # of one weight
         merging = engine.stream(

@@ -9,6 +9,7 @@ from mda_jax.primitives.averages import (
     weighted as weighted,
     weighted_mean as weighted_mean,
 )
+from mda_jax.primitives.grams import input_grams as input_grams
 from mda_jax.primitives.selection import (
     keep_count as keep_count,
     keep_largest as keep_largest,
@@ -26,6 +27,7 @@ from mda_jax.primitives.subspaces import (
     flat_spectrum as flat_spectrum,
     leading_subspaces as leading_subspaces,
     orthonormal as orthonormal,
+    rank_of_each as rank_of_each,
     recombined as recombined,
     side_by_side as side_by_side,
 )

@@ -28,7 +28,7 @@ def recombined(
 ) -> Float[Array, "1 m n"]:
     """The sum of the experts' leading parts, their directions brought into order.
 
-    Every expert contributes its `max(1, min(m, n) // k)` leading singular directions.
+    Every expert contributes its `rank_of_each` leading singular directions.
     The left ones of all experts, side by side, go through `align_left`; the right ones
     are made orthonormal by their polar factor. Directions in which an expert does not
     change the base, up to rounding, take no part.
@@ -41,11 +41,15 @@ def recombined(
       `[1, m, n]`: `sum_t U_t C_t V_t^T` of the aligned directions and the experts'
       own cores.
     """
-    k, m, n = d.shape
-    left, core, right = leading_subspaces(d, max(1, min(m, n) // k))
+    left, core, right = leading_subspaces(d, rank_of_each(d))
     u, v = align_left(left), orthonormal(right)
     cores = side_by_side(jnp.matmul(u, core, precision="highest"))
     return jnp.matmul(cores, side_by_side(v).T, precision="highest")[None]
+
+
+def rank_of_each(d: Float[Array, "k m n"]) -> int:
+    """Each expert's share of the `min(m, n)` directions, at least one."""
+    return max(1, min(d.shape[1:]) // len(d))
 
 
 def orthonormal(bases: Float[Array, "k p r"]) -> Float[Array, "k p r"]:
