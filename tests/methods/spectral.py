@@ -1,5 +1,7 @@
 """NumPy's decompositions, and how far a merge may be from an oracle made of them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +19,14 @@ def polar(x):
     return u @ vt
 
 
-@jax.jit
-def _merged(method, d):
-    return method(d, Side(d[0]))[0]
+@partial(jax.jit, static_argnames="role")
+def _merged(method, d, role):
+    return method(d, Side(d[0], role=role))[0]
 
 
-def merged(method, deltas):
-    """The one row that a stage makes of the deltas of a matrix."""
-    return np.asarray(_merged(method, jnp.asarray(deltas)))
+def merged(method, deltas, role=None):
+    """The one row that a stage makes of the deltas of one weight."""
+    return np.asarray(_merged(method, jnp.asarray(deltas), role))
 
 
 def near(got, want, roundings):
