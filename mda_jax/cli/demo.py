@@ -23,7 +23,7 @@ def demo(
 ) -> None:
     """Merge 8 trained experts with several methods, score them, draw a report."""
     with one_line_errors(debug=debug):
-        from mda_jax.glyphs import report, score
+        from mda_jax.glyphs import report, score, tune
 
         scores = score.score(
             "8",
@@ -31,6 +31,7 @@ def demo(
             seed=seed,
             test_size=200,
             validation_size=100,
+            rounds=tune.scale_only,
             report=typer.echo,
         )
         print_scores(scores)

@@ -44,6 +44,9 @@ def score(
     suite: Annotated[str, typer.Option(help="8, 14, 20 or unseen.")] = "8",
     methods: Annotated[str, typer.Option(help="`all`, or names with commas.")] = "all",
     seed: Annotated[int, typer.Option(help="Decides the pictures.")] = 0,
+    draws: Annotated[
+        int, typer.Option(min=1, help="How often to draw test pictures.")
+    ] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for the scores.")
     ] = None,
@@ -60,6 +63,7 @@ def score(
             suite,
             scoring.methods_named(methods),
             seed=seed,
+            draws=draws,
             weights=store.Weights(weights) if weights else store.SHIPPED,
             report=typer.echo,
         )

@@ -1,6 +1,5 @@
 """Merge the experts with every method and score the result on fresh pictures."""
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,14 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mda_jax import engine, methods
-from mda_jax.glyphs import images, model, scripts
+from mda_jax.glyphs import images, model, scripts, tune
 from mda_jax.glyphs.store import SHIPPED, Weights
+from mda_jax.glyphs.tune import Hyper
 from mda_jax.pipeline.errors import ConfigError
 
 
-MULTIPLES = (0.15, 0.25, 0.4, 0.6, 0.9, 1.4)  # of a method's default scale
 _BLOCK = 50  # pictures in one compiled call
-Hyper = dict[str, float]
 Scores = dict[str, Any]
 
 
@@ -87,26 +85,16 @@ def _answers(params, pictures, head) -> Int[Array, " n"]:
     return jnp.where(jnp.any(head != 0, axis=1)[None], scores, -jnp.inf).argmax(-1)
 
 
-def grid(name: str) -> list[Hyper]:
-    """The settings tried for a method: multiples of its default scale, if it has one.
-
-    >>> [h["scale"] for h in grid("tsv")]
-    [0.15, 0.25, 0.4, 0.6, 0.9, 1.4]
-    """
-    scale = inspect.signature(getattr(methods, name)).parameters.get("scale")
-    if scale is None:
-        return [{}]
-    return [{"scale": round(m * float(scale.default), 4)} for m in MULTIPLES]
-
-
 def score(
     suite: str,
     names: Sequence[str],
     *,
     seed: int = 0,
+    draws: int = 1,
     weights: Weights = SHIPPED,
     test_size: int = 500,
     validation_size: int = 200,
+    rounds: Callable[[str], list[tune.Round]] = tune.every_number,
     report: Callable[[str], None] = lambda line: None,
 ) -> Scores:
     """Score the pretrained encoder, the experts and every method's merge on a suite.
@@ -118,16 +106,19 @@ def score(
     Args:
       suite: `8`, `14`, `20` or `unseen`.
       names: names of `mda_jax.methods`.
-      seed: decides both draws.
+      seed: decides all draws.
+      draws: how often to draw test pictures, at least 1.
       weights: the trained parameters.
       test_size: test pictures for each task.
       validation_size: validation pictures for each task.
+      rounds: which numbers of a method to tune; see `tune`.
       report: called with a line of text now and then.
 
     Returns:
       `suite`, `tasks`, `individual` and `pretrained` (accuracy of each task), and for
       each method `absolute` (mean accuracy), `normalised` (mean of accuracy over the
-      expert's), `per_task`, `seconds` of one merge after compilation, and `hyper`.
+      expert's), `per_task`, `draws` (mean accuracy in each test draw), `seconds` of
+      one merge after compilation, and `hyper`. All but `draws` are means over draws.
 
     Raises:
       ConfigError: no such suite or method.
@@ -135,29 +126,38 @@ def score(
     tasks, merged_tasks = _tasks(suite)
     _check_methods(names)
     test_key, validation_key = jax.random.split(jax.random.key(seed))
-    test = exam(tasks, weights, test_key, test_size)
-    tuning = exam(merged_tasks, weights, validation_key, validation_size)
+    # The first draw is the one that a single draw would be.
+    keys = [test_key, *jax.random.split(jax.random.fold_in(test_key, 0), draws - 1)]
+    tests = [exam(tasks, weights, key, test_size) for key in keys]
+    validation = exam(merged_tasks, weights, validation_key, validation_size)
     base, experts = weights.base(), [weights.expert(task) for task in merged_tasks]
-    individual = own_accuracies([weights.expert(task) for task in tasks], test)
+    own = [weights.expert(task) for task in tasks]
+    individual = np.mean([own_accuracies(own, test) for test in tests], 0)
 
     def scored(name: str) -> Scores:
-        hyper = _tuned(name, base, experts, tuning, report)
+        def worth(hyper: Hyper) -> float:
+            merged = _merged(name, base, experts, hyper)[0]
+            return float(accuracies(merged, validation).mean())
+
+        hyper = tune.tuned(name, rounds(name), worth, report)
         merged, seconds = _merged(name, base, experts, hyper)
-        found = accuracies(merged, test)
+        found = np.array([accuracies(merged, test) for test in tests])
         report(f"{name}: {found.mean():.3f} with {hyper}")
         return {
             "absolute": float(found.mean()),
-            "normalised": float((found / individual).mean()),
-            "per_task": _by_task(tasks, found),
+            "normalised": float((found.mean(0) / individual).mean()),
+            "per_task": _by_task(tasks, found.mean(0)),
+            "draws": found.mean(1).tolist(),
             "seconds": seconds,
             "hyper": hyper,
         }
 
+    pretrained = np.mean([accuracies(base, test) for test in tests], 0)
     return {
         "suite": suite,
         "tasks": list(tasks),
         "individual": _by_task(tasks, individual),
-        "pretrained": _by_task(tasks, accuracies(base, test)),
+        "pretrained": _by_task(tasks, pretrained),
         "methods": {name: scored(name) for name in names},
     }
 
@@ -182,15 +182,6 @@ def _check_methods(names: Sequence[str]) -> None:
         raise ConfigError(
             f"glyphs: no method {unknown[0]!r}; there are: {', '.join(methods.names)}."
         )
-
-
-def _tuned(name, base, experts, tuning, report) -> Hyper:
-    """The setting of `grid(name)` that is best on `tuning`."""
-    settings = grid(name)
-    report(f"{name}: trying {settings}")
-    tries = [_merged(name, base, experts, hyper)[0] for hyper in settings]
-    means = [accuracies(merged, tuning).mean() for merged in tries]
-    return settings[int(np.argmax(means))]
 
 
 def _merged(name, base, experts, hyper: Hyper) -> tuple[dict, float]:

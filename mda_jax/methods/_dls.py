@@ -6,7 +6,6 @@ from jaxtyping import Array, Float
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
 from mda_jax.combine import spectral, stage
-from mda_jax.linalg import solve_positive
 
 
 def dls(ridge: Number = 0.4, pull: Number = 0.6, scale: Number = 0.8) -> Stage:
@@ -34,18 +33,13 @@ def dls(ridge: Number = 0.4, pull: Number = 0.6, scale: Number = 0.8) -> Stage:
       a ridge; or Jin et al., RegMean, 2022, https://arxiv.org/abs/2212.09849, with
       the Gram matrices of the deltas in place of those of data.
     """
-    matrices = stage(directional_least_squares, ridge=ridge, pull=pull)
+    matrices = stage(least_squares, ridge=ridge, pull=pull)
     return spectral(matrices, scale)
 
 
-def directional_least_squares(
+def least_squares(
     d: Float[Array, "k m n"], *, ridge: Number, pull: Number
 ) -> Float[Array, "1 m n"]:
-    """The minimiser of `dls`; an expert that changes nothing has no directions."""
-    k, _, n = d.shape
-    mu = jnp.asarray(ridge, d.dtype) * k / n
-    used = p.input_grams(d)
-    kept = jnp.einsum("kmi,kij->mj", d, used, precision="highest")
-    wanted = kept + mu * jnp.asarray(pull, d.dtype) * p.total(d)[0]
-    gram = used.sum(0) + mu * jnp.eye(n, dtype=d.dtype)
-    return solve_positive(gram, wanted.T).T[None]
+    """The minimiser of `dls`."""
+    rest = jnp.asarray(pull, d.dtype) * p.total(d)
+    return p.directional_least_squares(d, rest, ridge)

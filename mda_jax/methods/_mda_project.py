@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
 from mda_jax.combine import spectral, stage
-from mda_jax.methods._mda import simplex_aligned
+from mda_jax.methods._mda_frame import simplex_aligned
 
 
 def mda_project(scale: Number = 0.3) -> Stage:

@@ -9,7 +9,10 @@ from mda_jax.primitives.averages import (
     weighted as weighted,
     weighted_mean as weighted_mean,
 )
-from mda_jax.primitives.grams import input_grams as input_grams
+from mda_jax.primitives.grams import (
+    directional_least_squares as directional_least_squares,
+    input_grams as input_grams,
+)
 from mda_jax.primitives.selection import (
     keep_count as keep_count,
     keep_largest as keep_largest,

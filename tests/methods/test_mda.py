@@ -1,90 +1,56 @@
-"""MDA: the frame it aligns to, and what remains without the frame."""
-
-from functools import partial
+"""MDA: the experts' own directions, least squares between them, a flat spectrum."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
+from methods.spectral import merged, near, polar
 
-from mda_jax import Role, Side, chain, primitives as p, stage
-from mda_jax.linalg import top_singular_subspaces
-from mda_jax.methods import mda, tsv
-from mda_jax.methods._mda import simplex_aligned
+from mda_jax import Role
+from mda_jax.methods import iso_c, mda
 
 
-def run(method, deltas, role=None):
-    return np.asarray(merged(method, jnp.asarray(deltas), role=role))
+def oracle(deltas, ridge, scale):
+    """The normal equations and a singular value decomposition."""
+    k, _, n = deltas.shape
+    mu = ridge * k / n
+    grams = np.stack([d.T @ d / np.sum(d * d) for d in deltas])
+    wanted = sum(d @ g for d, g in zip(deltas, grams, strict=True))
+    x = (wanted + mu * deltas.mean(0)) @ np.linalg.inv(grams.sum(0) + mu * np.eye(n))
+    spectrum = np.linalg.svd(x, compute_uv=False)
+    return scale * spectrum.mean() * polar(x)
 
 
-@partial(jax.jit, static_argnames="role")
-def merged(method, d, *, role):
-    return method(d, Side(d[0], role=role))[0]
-
-
-def oracle(deltas):
-    """Section by section with an explicit simplex, from the bases of `linalg`."""
-    k, m, n = deltas.shape
-    parts = top_singular_subspaces(jnp.asarray(deltas), min(m, n) // k)
-    left, core, right = (np.asarray(x) for x in parts)
-    size = left.shape[0] * left.shape[2]
-    simplex = np.sqrt(size / (size - 1)) * (np.eye(size) - np.ones((size, size)) / size)
-    a, _, bt = np.linalg.svd(np.hstack(left) @ simplex.T, full_matrices=False)
-    frame = (a[:, : size - 1] @ bt[: size - 1]) @ simplex  # the simplex has rank K - 1
-    u, _, vt = np.linalg.svd(np.hstack(right), full_matrices=False)
-    cores = np.zeros((size, size))
-    for t, c in enumerate(core):
-        cores[t * len(c) : (t + 1) * len(c), t * len(c) : (t + 1) * len(c)] = c
-    return frame @ cores @ (u @ vt).T
-
-
-@pytest.mark.parametrize("k, shape", [(2, (7, 5)), (3, (5, 7))])
-def test_is_the_frame_reconstruction(k, shape):
+@pytest.mark.parametrize("k, shape", [(2, (7, 5)), (3, (5, 7)), (8, (6, 6))])
+def test_is_least_squares_with_a_flat_spectrum(k, shape):
     deltas = np.random.default_rng(k).normal(size=(k, *shape))
     with jax.enable_x64(True):
-        got, want = run(mda(), deltas), oracle(deltas)
-    # condition numbers of the concatenated bases are below 100
-    assert (
-        np.abs(got - want).max() <= 8 * 100 * np.finfo(float).eps * np.abs(want).max()
-    )
+        got = merged(mda(ridge=0.5, scale=1.8), deltas)
+    near(got, oracle(deltas, 0.5, 1.8), 1e4)  # the solve and the polar factor, squared
 
 
-def test_the_left_directions_become_a_simplex():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(9, 6)), jnp.float32)
-    frame = np.asarray(simplex_aligned(x), np.float64)
-    want = np.where(np.eye(6), 1, -1 / 5)
-    assert np.abs(frame.T @ frame - want).max() <= 100 * np.finfo(np.float32).eps
+def test_a_large_ridge_flattens_the_mean():
+    d = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    near(merged(mda(ridge=1e6, scale=3.0), d), merged(iso_c(scale=1.0), d), 500)
 
 
-def test_without_the_frame_it_is_tsv():
-    deltas = np.random.default_rng(1).normal(size=(3, 5, 7)).astype(np.float32)
-    off = chain(
-        stage(p.recombined, align_left=Partial(p.orthonormal)), stage(p.scaled, by=1.0)
-    )
-    np.testing.assert_array_equal(run(off, deltas), run(tsv(), deltas))
-    assert np.abs(run(mda(), deltas) - run(tsv(), deltas)).max() > 0.1
+def test_experts_that_use_different_directions_are_summed():
+    """Without overlap nothing has to give way: the same as flattening the sum."""
+    blocks = np.zeros((2, 8, 8), np.float32)
+    draw = np.random.default_rng(1).normal(size=(2, 8, 4))
+    blocks[0, :, :4], blocks[1, :, 4:] = draw
+    got = merged(mda(ridge=1e-4, scale=1.0), blocks)
+    want = merged(iso_c(scale=1.0), blocks)
+    # the ridge takes 1e-4 times the condition of a Gram matrix from each direction
+    assert np.linalg.norm(got - want) <= 0.02 * np.linalg.norm(want)
 
 
-def test_one_expert_changes_by_one_over_root_k():
-    """For equal singular values: |E - I|_F / |I|_F of the simplex E of K vertices."""
-    size = 6
-    q = np.linalg.qr(np.random.default_rng(2).normal(size=(size, size)))[0]
-    got = run(mda(), q[None].astype(np.float32))
-    stretch = (size / (size - 1)) ** 0.5 - 1
-    want = (((size - 1) * stretch**2 + 1) / size) ** 0.5
-    change = np.linalg.norm(got - q) / np.linalg.norm(q)
-    assert abs(change - want) <= 100 * np.finfo(np.float32).eps
-    assert abs(change - size**-0.5) <= 0.01
-
-
-def test_one_direction_has_no_frame():
-    column = np.asarray([[[1.0], [2.0], [-2.0]]], np.float32)
-    got = run(mda(), column)
-    assert np.abs(got - column[0]).max() <= 8 * 2 * np.finfo(np.float32).eps
+def test_all_directions_have_one_strength():
+    d = np.random.default_rng(2).normal(size=(4, 9, 6)).astype(np.float32)
+    strengths = np.linalg.svd(merged(mda(), d), compute_uv=False)
+    assert np.ptp(strengths) <= 100 * np.finfo(np.float32).eps * strengths.max()
 
 
 def test_other_leaves_take_the_mean():
     d = np.random.default_rng(3).normal(size=(3, 4, 6)).astype(np.float32)
-    got = run(mda(), d, role=Role.EMBEDDING)
+    got = merged(mda(scale=1.0), d, role=Role.EMBEDDING)
     assert np.abs(got - d.mean(0)).max() <= 4 * np.finfo(np.float32).eps

@@ -1,0 +1,74 @@
+"""Choose a method's numbers by their worth on validation pictures."""
+
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mda_jax import methods
+
+
+COARSE = (0.15, 0.25, 0.4, 0.6, 0.9, 1.4)  # of the default scale
+FINE = (0.8, 1.25)  # of the best scale so far
+OTHERS = (0.2, 0.5, 2.0, 5.0)  # of the best value so far of any other number
+FRACTIONS = ("common", "density")  # numbers that end at 1
+Hyper = dict[str, float]
+
+
+class Round(NamedTuple):
+    """Multiples to try of one number while the others stay."""
+
+    number: str
+    multiples: tuple[float, ...]
+
+
+def defaults(name: str) -> Hyper:
+    """The numbers of a method that can be tuned: those with a float for a default.
+
+    >>> defaults("ties")
+    {'density': 0.2, 'scale': 1.0}
+    """
+    given = inspect.signature(getattr(methods, name)).parameters.values()
+    return {p.name: p.default for p in given if isinstance(p.default, float)}
+
+
+def scale_only(name: str) -> list[Round]:
+    """One round, over the scale."""
+    return [Round("scale", COARSE)] if "scale" in defaults(name) else []
+
+
+def every_number(name: str) -> list[Round]:
+    """The scale, then every other number, then the scale again, finer."""
+    others = [Round(number, OTHERS) for number in defaults(name) if number != "scale"]
+    scale = scale_only(name)
+    return [*scale, *others, *(Round("scale", FINE) for _ in scale)]
+
+
+def tuned(
+    name: str,
+    rounds: list[Round],
+    worth: Callable[[Hyper], float],
+    report: Callable[[str], None] = lambda line: None,
+) -> Hyper:
+    """The best setting met, one number at a time.
+
+    Args:
+      name: a name of `mda_jax.methods`.
+      rounds: what to try, in order; every round starts from the best setting so far.
+      worth: the value of a setting, the higher the better.
+      report: called with a line of text for each round.
+
+    Returns:
+      Values of the method's numbers; empty without rounds.
+    """
+    best, most = (defaults(name) if rounds else {}), -float("inf")
+    for number, multiples in rounds:
+        values = dict.fromkeys(_possible(number, best[number] * m) for m in multiples)
+        report(f"{name}: trying {number} in {list(values)}")
+        for setting in [{**best, number: value} for value in values]:
+            if (value := worth(setting)) > most:
+                best, most = setting, value
+    return best
+
+
+def _possible(number: str, value: float) -> float:
+    return min(float(f"{value:.3g}"), 1.0 if number in FRACTIONS else float("inf"))
