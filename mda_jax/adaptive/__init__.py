@@ -1,6 +1,7 @@
 """Methods that learn from unlabelled data how much of each delta to add."""
 
 from mda_jax.adaptive._adamerging import adamerging as adamerging
+from mda_jax.adaptive._blocks import blocks as blocks
 from mda_jax.adaptive._coefficients import (
     combined as combined,
     layer_wise as layer_wise,

@@ -15,12 +15,12 @@ Coefficients: TypeAlias = Any  # a prefix of the parameter tree, with leaves [k]
 
 def task_wise(k: int, value: float = 0.3) -> Float[Array, " k"]:
     """The same coefficient for all leaves of a task's delta, at first `value`."""
-    return jnp.full(k, value)
+    return jnp.full(k, value, jnp.float32)
 
 
 def layer_wise(base: Any, k: int, value: float = 0.3) -> Coefficients:
     """A coefficient for each leaf of each task's delta, at first `value`."""
-    return jax.tree.map(lambda leaf: jnp.full(k, value), base)
+    return jax.tree.map(lambda leaf: jnp.full(k, value, jnp.float32), base)
 
 
 def task_vectors(base: Any, experts: Sequence[Any]) -> list[Any]:

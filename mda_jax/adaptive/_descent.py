@@ -64,7 +64,7 @@ def descend(
         _, trained, memory, carried, before = start
         losses += before
     else:
-        trained, carried = start
+        trained, carried = jax.tree.map(_of_strong_type, start)
         memory = optimiser.init(trained)
     step = jax.jit(partial(_step, loss, optimiser))
     for batch in batches:
@@ -91,6 +91,11 @@ def _step(
         updates, memory = optimiser.update(gradient, memory, trained)
         trained = optax.apply_updates(trained, updates)
     return trained, memory, carried, value
+
+
+def _of_strong_type(x: jax.Array) -> jax.Array:
+    """As the step returns it, so that the second step does not compile again."""
+    return jax.lax.convert_element_type(x, x.dtype)
 
 
 def _stalled(losses: list[float], patience: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mda_jax._types import Number
 from mda_jax.adaptive._coefficients import Coefficients, combined, layer_wise
@@ -15,15 +15,16 @@ from mda_jax.adaptive._descent import Descent, Watch, descend
 from mda_jax.features import (
     ClassMeans,
     alignment_loss,
+    centre,
+    centred_directions,
     entropy,
     rotation_loss,
-    unit_rows,
 )
 from mda_jax.linalg import procrustes_rotation
 
 
 Apply = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
-Chart = Callable[[Float[Array, "t d d"]], Float[Array, "t d d"]]
+Chart = Callable[[Float[Array, " t *p"]], Float[Array, "t d d"]]
 
 
 def mda_am(
@@ -36,6 +37,8 @@ def mda_am(
     alpha: Number = 1.0,
     beta: Number = 1.0,
     chart: Chart | None = None,
+    turns: Float[Array, " t *p"] | None = None,
+    teachers: Sequence[Any] | None = None,
     keep: Number = 0.9,
     start: Coefficients | Descent | None = None,
     optimiser: optax.GradientTransformation | None = None,
@@ -58,7 +61,11 @@ def mda_am(
       beta: weight of the distance between learned and Procrustes rotations; without
         `chart` they are equal.
       chart: None turns features by the Procrustes rotation of the running class
-        means; `linalg.exp_rotation` or `linalg.cayley_rotation` learns the rotations.
+        means; `linalg.exp_rotation`, `linalg.cayley_rotation` or
+        `linalg.low_rank_rotation` learns the rotations.
+      turns: parameters of the chart to start from, one item a task; default 0 `[d, d]`.
+      teachers: parameters of each task's expert. They label the inputs instead of the
+        merged model, and the cross-entropy to their labels replaces the entropy.
       keep: what earlier batches count in the class means, in [0, 1].
       start: coefficients to start from, or a descent to go on with; default 0.3 for
         every leaf and delta.
@@ -78,16 +85,17 @@ def mda_am(
       authors: layer-wise coefficients minimise entropy, plus alpha times a squared pull
       of rotated features to the vector of their class in a simplex frame, plus beta
       times a loss that keeps the rotations near the Procrustes rotation from class
-      means to targets. Ours: pseudo-labels from the merged model, exponential class
-      means, unit features about the centre of the class means, closed-form rotations
-      by default.
+      means to targets. Ours: pseudo-labels from the merged model or from teachers,
+      exponential class means, unit features about the centre of the class means,
+      closed-form rotations by default.
     """
     if not isinstance(start, Descent):
-        start = _first(base, len(deltas), targets, start)
+        coefficients = layer_wise(base, len(deltas)) if start is None else start
+        start = _first(coefficients, targets, turns)
     weights = (jnp.float32(alpha), jnp.float32(beta), jnp.float32(keep))
     return descend(
         partial(_loss, apply_fns, chart),
-        (base, list(deltas), list(targets), weights),
+        (base, list(deltas), list(targets), teachers and list(teachers), weights),
         lambda trained: combined(base, deltas, trained["coefficients"]),
         start,
         batches,
@@ -98,44 +106,60 @@ def mda_am(
 
 
 def _first(
-    base: Any,
-    k: int,
+    coefficients: Coefficients,
     targets: Sequence[Float[Array, "c d"]],
-    coefficients: Coefficients | None,
+    turns: Float[Array, " t *p"] | None,
 ) -> tuple[dict, tuple[ClassMeans, ...]]:
-    if coefficients is None:
-        coefficients = layer_wise(base, k)
     width = targets[0].shape[1]
-    rotations = jnp.zeros((len(targets), width, width))
+    if turns is None:
+        turns = jnp.zeros((len(targets), width, width))
     means = tuple(ClassMeans.empty(*each.shape) for each in targets)
-    return {"coefficients": coefficients, "rotations": rotations}, means
+    return {"coefficients": coefficients, "rotations": turns}, means
 
 
 def _loss(
     apply_fns: Sequence[Apply],
     chart: Chart | None,
-    fixed: tuple[Any, list[Any], list[Float[Array, "c d"]], tuple[Array, ...]],
+    fixed: tuple,
     trained: dict,
     means: tuple[ClassMeans, ...],
     batch: Any,
 ) -> tuple[jax.Array, tuple[ClassMeans, ...]]:
-    base, deltas, targets, (alpha, beta, keep) = fixed
+    base, deltas, targets, teachers, (alpha, beta, keep) = fixed
     params = combined(base, deltas, trained["coefficients"])
     found = [f(params, x) for f, x in zip(apply_fns, batch, strict=True)]
-    labels = [logits.argmax(-1) for _, logits in found]
+    labels, uncertainty = _predictions(apply_fns, teachers, batch, found)
     means = tuple(
         before.observe(jax.lax.stop_gradient(z), label, keep=keep)
         for before, (z, _), label in zip(means, found, labels, strict=True)
     )
     nearest = jax.lax.stop_gradient(_nearest_rotations(means, targets))
     rotations = nearest if chart is None else chart(trained["rotations"])
-    total = jnp.stack([entropy(logits) for _, logits in found]).sum()
+    total = jnp.stack(uncertainty).sum()
     parts = zip(found, means, labels, rotations, nearest, targets, strict=True)
     for (z, _), mean, label, rotation, near, target in parts:
-        centred = z - jax.lax.stop_gradient(_centre(mean))
+        centred = z - jax.lax.stop_gradient(centre(mean.means))[None]
         total += alpha * alignment_loss(centred, label, rotation, target)
         total += beta * rotation_loss(rotation, near)
     return total, means
+
+
+def _predictions(
+    apply_fns: Sequence[Apply],
+    teachers: list[Any] | None,
+    batch: Any,
+    found: list[tuple[jax.Array, jax.Array]],
+) -> tuple[list[Int[Array, " n"]], list[jax.Array]]:
+    """Labels of the samples of each task, and how far the logits are from certain."""
+    if teachers is None:
+        labels = [logits.argmax(-1) for _, logits in found]
+        return labels, [entropy(logits) for _, logits in found]
+    taught = zip(apply_fns, teachers, batch, strict=True)
+    labels = [f(teacher, x)[1].argmax(-1) for f, teacher, x in taught]
+    return labels, [
+        optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+        for (_, logits), label in zip(found, labels, strict=True)
+    ]
 
 
 def _nearest_rotations(
@@ -143,18 +167,8 @@ def _nearest_rotations(
 ) -> Float[Array, "t d d"]:
     """Procrustes rotations from unit centred class means to targets, as one batch."""
     pairs = zip(means, targets, strict=True)
-    moments = jnp.stack([_directions(mean).T @ target for mean, target in pairs])
+    moments = jnp.stack(
+        [centred_directions(mean.means).T @ target for mean, target in pairs]
+    )
     identity = jnp.broadcast_to(jnp.eye(moments.shape[-1]), moments.shape)
     return procrustes_rotation(identity, moments)
-
-
-def _centre(means: ClassMeans) -> Float[Array, "1 d"]:
-    """Mean of the means of the classes seen."""
-    seen = (means.counts > 0).sum(dtype=means.sums.dtype)
-    return means.means.sum(0, keepdims=True) / jnp.maximum(seen, 1)
-
-
-def _directions(means: ClassMeans) -> Float[Array, "c d"]:
-    """Unit rows of the class means about their centre; 0 for classes never seen."""
-    seen = (means.counts > 0)[:, None]
-    return unit_rows(jnp.where(seen, means.means - _centre(means), 0))

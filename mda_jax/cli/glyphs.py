@@ -53,6 +53,10 @@ def score(
     weights: Annotated[
         Path | None, typer.Option(help="Folder with other weights than the shipped.")
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help="Scores of an earlier run, whose settings are used again."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Merge the experts of a suite with every method and score on fresh pictures."""
@@ -65,8 +69,23 @@ def score(
             seed=seed,
             draws=draws,
             weights=store.Weights(weights) if weights else store.SHIPPED,
+            settings=settings and _settings(settings),
             report=typer.echo,
         )
         print_scores(scores)
         if json_file:
             json_file.write_text(json.dumps(scores, indent=1) + "\n")
+
+
+def _settings(file: Path) -> dict[str, dict[str, float]]:
+    """The numbers of every method in the scores of an earlier run."""
+    from mda_jax.pipeline.errors import ConfigError
+
+    try:
+        methods = json.loads(file.read_text())["methods"]
+        return {name: each["hyper"] for name, each in methods.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"glyphs: {file} holds no scores ({error}); give a file that"
+            " `mda-jax glyphs score --json` wrote."
+        ) from error

@@ -1,5 +1,11 @@
 """Directions of class features: their means, how collapsed they are, and targets."""
 
+from mda_jax.features.alignment import (
+    Alignment as Alignment,
+    align as align,
+    centre as centre,
+    centred_directions as centred_directions,
+)
 from mda_jax.features.collapse import (
     NeuralCollapse as NeuralCollapse,
     etf_deviation as etf_deviation,

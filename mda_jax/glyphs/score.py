@@ -1,7 +1,7 @@
 """Merge the experts with every method and score the result on fresh pictures."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,8 +93,9 @@ def score(
     draws: int = 1,
     weights: Weights = SHIPPED,
     test_size: int = 500,
-    validation_size: int = 200,
+    validation_size: int = 400,
     rounds: Callable[[str], list[tune.Round]] = tune.every_number,
+    settings: Mapping[str, Hyper] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Scores:
     """Score the pretrained encoder, the experts and every method's merge on a suite.
@@ -112,6 +113,7 @@ def score(
       test_size: test pictures for each task.
       validation_size: validation pictures for each task.
       rounds: which numbers of a method to tune; see `tune`.
+      settings: numbers of methods that need no tuning, by name.
       report: called with a line of text now and then.
 
     Returns:
@@ -134,12 +136,18 @@ def score(
     own = [weights.expert(task) for task in tasks]
     individual = np.mean([own_accuracies(own, test) for test in tests], 0)
 
-    def scored(name: str) -> Scores:
+    def tuned(name: str) -> Hyper:
+        if settings and name in settings:
+            return settings[name]
+
         def worth(hyper: Hyper) -> float:
             merged = _merged(name, base, experts, hyper)[0]
             return float(accuracies(merged, validation).mean())
 
-        hyper = tune.tuned(name, rounds(name), worth, report)
+        return tune.tuned(name, rounds(name), worth, report)
+
+    def scored(name: str) -> Scores:
+        hyper = tuned(name)
         merged, seconds = _merged(name, base, experts, hyper)
         found = np.array([accuracies(merged, test) for test in tests])
         report(f"{name}: {found.mean():.3f} with {hyper}")

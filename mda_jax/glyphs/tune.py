@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mda_jax import methods
 
 
-COARSE = (0.15, 0.25, 0.4, 0.6, 0.9, 1.4)  # of the default scale
+COARSE = (0.15, 0.25, 0.4, 0.65, 1.0, 1.6)  # of the default scale
 FINE = (0.8, 1.25)  # of the best scale so far
 OTHERS = (0.2, 0.5, 2.0, 5.0)  # of the best value so far of any other number
 FRACTIONS = ("common", "density")  # numbers that end at 1

@@ -34,6 +34,7 @@ from mda_jax.linalg._roots import inverse_sqrt as inverse_sqrt
 from mda_jax.linalg._rotations import (
     cayley_rotation as cayley_rotation,
     exp_rotation as exp_rotation,
+    low_rank_rotation as low_rank_rotation,
 )
 from mda_jax.linalg._solve import solve_positive as solve_positive
 from mda_jax.linalg._subspaces import (

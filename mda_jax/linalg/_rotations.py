@@ -25,7 +25,7 @@ def exp_rotation(a: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     norm = jnp.abs(x).sum(-1).max(-1)[..., None, None]
     halvings = jnp.ceil(jnp.log2(jnp.maximum(jax.lax.stop_gradient(norm), 0.5))) + 1
     x = x / 2**halvings
-    identity = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
+    identity = _identity_like(x)
     result = identity
     for i in range(_TERMS, 0, -1):
         result = identity + matmul(x, result) / i
@@ -48,8 +48,36 @@ def cayley_rotation(a: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
       in the limit of infinite `a` only.
     """
     s = skew(a) / 4
-    identity = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), s.shape)
+    identity = _identity_like(s)
     plus = identity + s
     # (1 - s)^-1 = (1 + s) (1 - s^2)^-1, where 1 - s^2 = 1 + s^T s is positive.
     positive = identity + matmul(transpose(s), s)
     return solve_positive(positive, matmul(plus, plus))
+
+
+def low_rank_rotation(ab: Float[Array, "*b 2 d r"]) -> Float[Array, "*b d d"]:
+    """The Cayley rotation of `a b^T - b a^T`: few parameters for large `d`.
+
+    Args:
+      ab: `a [*b, d, r]` and `b [*b, d, r]`, stacked. The rotation is the identity where
+        either is 0; the gradient is 0 only where both are.
+
+    Returns:
+      `[*b, d, d]`, orthogonal with determinant +1, that moves the span of `a` and `b`
+      alone: equal to `cayley_rotation(a b^T - b a^T)`, at the cost of a solve of
+      size 2r.
+    """
+    a, b = ab[..., 0, :, :], ab[..., 1, :, :]
+    # With u = [a b] and j = [0 1; -1 0], a b^T - b a^T is u j u^T = 2 s, and
+    # (1 - s)^-1 (1 + s) = 1 + u (1 - j u^T u / 2)^-1 j u^T.
+    u = jnp.concatenate([a, b], -1)
+    ju = jnp.concatenate([transpose(b), -transpose(a)], -2)
+    inner = matmul(ju, u)
+    inner = _identity_like(inner) - inner / 2
+    square = matmul(transpose(inner), inner)
+    moved = matmul(u, solve_positive(square, matmul(transpose(inner), ju)))
+    return _identity_like(moved) + moved
+
+
+def _identity_like(x: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
+    return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)

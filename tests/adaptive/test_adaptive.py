@@ -15,7 +15,12 @@ from mda_jax.adaptive import (
     task_wise,
 )
 from mda_jax.features import ClassMeans, alignment_loss, entropy, random_targets
-from mda_jax.linalg import cayley_rotation, exp_rotation, procrustes_rotation
+from mda_jax.linalg import (
+    cayley_rotation,
+    exp_rotation,
+    low_rank_rotation,
+    procrustes_rotation,
+)
 
 
 WIDTH, CLASSES, TASKS = 3, 4, 2  # frames fill the width: rotations are unique
@@ -145,6 +150,42 @@ def test_learned_rotations_approach_those_of_procrustes():
     found = mda_am(BASE, DELTAS, APPLY, TARGETS, data, optimiser=adam, **options)
     assert found.losses[-1] < 0.5 * found.losses[0]
     assert np.any(found.trained["rotations"] != 0)
+
+
+def test_low_rank_rotations_are_learned_from_any_start():
+    turns = jnp.asarray(DRAW.normal(size=(TASKS, 2, WIDTH, 1)), jnp.float32)
+    turns = turns.at[:, 1].set(0)  # the identity
+    options = {"beta": 1.0, "chart": low_rank_rotation, "turns": turns}
+    adam = optax.adam(2e-2)
+    data = batches(1) * 100
+    found = mda_am(BASE, DELTAS, APPLY, TARGETS, data, optimiser=adam, **options)
+    assert found.trained["rotations"].shape == turns.shape
+    assert found.losses[-1] < found.losses[0]
+
+
+def test_teachers_label_the_inputs():
+    """With alpha 0 the loss is the cross-entropy to what each expert predicts."""
+    (batch,) = batches(1)
+    options = {"alpha": 0.0, "teachers": EXPERTS}
+    got = mda_am(BASE, DELTAS, APPLY, TARGETS, [batch], **options)
+    params = combined(BASE, DELTAS, task_wise(TASKS))
+    want = 0.0
+    for f, expert, x in zip(APPLY, EXPERTS, np.asarray(batch), strict=True):
+        label = np.asarray(f(expert, x)[1]).argmax(-1)
+        logs = np.asarray(jax.nn.log_softmax(f(params, x)[1]), np.float64)
+        want -= logs[np.arange(len(label)), label].mean()
+    assert got.losses[0] == pytest.approx(want, rel=1e-5)
+
+
+def test_the_step_compiles_once():
+    traced = []
+
+    def counted(f):
+        return lambda params, x: (traced.append(1), f(params, x))[1]
+
+    apply = [counted(f) for f in APPLY]
+    mda_am(BASE, DELTAS, apply, TARGETS, batches(3), start=task_wise(TASKS, 0.2))
+    assert len(traced) == TASKS
 
 
 def test_descents_go_on_where_they_stopped():

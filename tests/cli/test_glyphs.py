@@ -12,12 +12,16 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def test_score_writes_what_it_prints(tmp_path):
-    file = tmp_path / "scores.json"
-    result = run("glyphs", "score", "--methods", "linear", "--json", file)
+def test_score_writes_what_it_prints_and_uses_earlier_settings(tmp_path):
+    earlier, file = tmp_path / "earlier.json", tmp_path / "scores.json"
+    earlier.write_text('{"methods": {"task_arithmetic": {"hyper": {"scale": 0.1}}}}')
+    given = ("--methods", "task_arithmetic", "--settings", earlier, "--json", file)
+    result = run("glyphs", "score", *given)
     assert result.exit_code == 0, result.output
     scores = json.loads(file.read_text())
-    assert f"{scores['methods']['linear']['absolute']:.3f}" in result.stdout
+    (found,) = scores["methods"].values()
+    assert f"{found['absolute']:.3f}" in result.stdout
+    assert found["hyper"] == {"scale": 0.1} and "trying" not in result.stdout
     assert list(scores["individual"]) == scores["tasks"]
 
 
@@ -26,6 +30,7 @@ def test_score_writes_what_it_prints(tmp_path):
     [
         (("score", "--suite", "9"), "no suite '9'"),
         (("score", "--methods", "tsv,foo"), "no method 'foo'"),
+        (("score", "--settings", "pyproject.toml"), "holds no scores"),
         (("train", "klingon"), "nothing called 'klingon'"),
     ],
 )

@@ -39,7 +39,8 @@ def test_every_function_exports(platform):
         assert exported.platforms == (platform,)
     square = jax.ShapeDtypeStruct((2, 5, 5), jnp.float32)
     jax.export.export(jax.jit(linalg.inverse_sqrt), platforms=[platform])(square)
-    for chart in (linalg.exp_rotation, linalg.cayley_rotation):
+    for name in ("exp_rotation", "cayley_rotation", "low_rank_rotation"):
+        chart = getattr(linalg, name)
         jax.export.export(jax.jit(gradient(chart)), platforms=[platform])(square)
     solve = jax.jit(gradient(linalg.solve_positive))
     jax.export.export(solve, platforms=[platform])(square, square)
@@ -62,6 +63,6 @@ def test_only_the_yardsticks_call_for_a_decomposition_into_singular_values(f):
 def test_every_public_name_is_exported_here():
     tested = {each.__name__ for each in (*ONE, *TWO)}
     tested |= {"top_singular_subspaces", "inverse_sqrt", "simplex_etf"}
-    tested |= {"solve_positive", "exp_rotation", "cayley_rotation"}
+    tested |= {"solve_positive", "exp_rotation", "cayley_rotation", "low_rank_rotation"}
     public = {n for n, each in vars(linalg).items() if callable(each)}
     assert public - {"Subspaces", "SVD"} == tested - {"top"}
