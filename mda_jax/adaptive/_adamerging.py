@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,13 @@ from mda_jax.adaptive._descent import Descent, Watch, descend
 from mda_jax.features import entropy
 
 
+Apply = Callable[[Any, Any], jax.Array]
+
+
 def adamerging(
     base: Any,
     deltas: Sequence[Any],
-    apply_fns: Sequence[Callable[[Any, Any], jax.Array]],
+    apply_fns: Sequence[Apply],
     batches: Iterable[Any],
     *,
     start: Coefficients | Descent | None = None,
@@ -50,7 +53,7 @@ def adamerging(
     if start is None:
         start = layer_wise(base, len(deltas))
     return descend(
-        partial(_loss, apply_fns),
+        _Entropy(tuple(apply_fns)),
         (base, list(deltas)),
         partial(combined, base, deltas),
         start if isinstance(start, Descent) else (start, None),
@@ -61,13 +64,18 @@ def adamerging(
     )
 
 
-def _loss(
-    apply_fns: Sequence[Callable[[Any, Any], jax.Array]],
-    fixed: tuple[Any, list[Any]],
-    coefficients: Coefficients,
-    carried: None,
-    batch: Any,
-) -> tuple[jax.Array, None]:
-    params = combined(*fixed, coefficients)
-    logits = [f(params, x) for f, x in zip(apply_fns, batch, strict=True)]
-    return jnp.stack([entropy(each) for each in logits]).sum(), carried
+class _Entropy(NamedTuple):
+    """The loss: how uncertain the merged model is of each task, summed over tasks."""
+
+    apply_fns: tuple[Apply, ...]
+
+    def __call__(
+        self,
+        fixed: tuple[Any, list[Any]],
+        coefficients: Coefficients,
+        carried: None,
+        batch: Any,
+    ) -> tuple[jax.Array, None]:
+        params = combined(*fixed, coefficients)
+        logits = [f(params, x) for f, x in zip(self.apply_fns, batch, strict=True)]
+        return jnp.stack([entropy(each) for each in logits]).sum(), carried

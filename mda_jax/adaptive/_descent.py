@@ -11,6 +11,7 @@ import optax
 
 Loss = Callable[[Any, Any, Any, Any], tuple[jax.Array, Any]]
 Watch = Callable[[int, float], None]
+_ADAM = optax.adam(1e-3)
 
 
 class Descent(NamedTuple):
@@ -45,7 +46,8 @@ def descend(
     """Lower a loss, one step a batch.
 
     Args:
-      loss: `(fixed, trained, carried, batch) -> (value, carried)`.
+      loss: `(fixed, trained, carried, batch) -> (value, carried)`; hashable. A second
+        descent with an equal loss and the same optimiser does not compile again.
       fixed: arrays that the loss needs and nobody changes.
       merged: `trained -> parameters`, for the result.
       start: a descent to go on with, or what is trained and carried at first.
@@ -58,7 +60,7 @@ def descend(
     Returns:
       The descent after the last step.
     """
-    optimiser = optimiser or optax.adam(1e-3)
+    optimiser = optimiser or _ADAM
     losses: list[float] = []
     if isinstance(start, Descent):
         _, trained, memory, carried, before = start
@@ -66,9 +68,10 @@ def descend(
     else:
         trained, carried = jax.tree.map(_of_strong_type, start)
         memory = optimiser.init(trained)
-    step = jax.jit(partial(_step, loss, optimiser))
     for batch in batches:
-        trained, memory, carried, value = step(fixed, trained, memory, carried, batch)
+        trained, memory, carried, value = _step(
+            loss, optimiser, fixed, trained, memory, carried, batch
+        )
         losses.append(float(value))
         watch(len(losses), losses[-1])
         if patience is not None and _stalled(losses, patience):
@@ -76,6 +79,7 @@ def descend(
     return Descent(merged(trained), trained, memory, carried, tuple(losses))
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def _step(
     loss: Loss,
     optimiser: optax.GradientTransformation,

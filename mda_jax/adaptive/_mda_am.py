@@ -1,8 +1,7 @@
 """MDA-AM: adaptive merging with directional alignment, reconstructed."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +93,7 @@ def mda_am(
         start = _first(coefficients, targets, turns)
     weights = (jnp.float32(alpha), jnp.float32(beta), jnp.float32(keep))
     return descend(
-        partial(_loss, apply_fns, chart),
+        _Loss(tuple(apply_fns), chart),
         (base, list(deltas), list(targets), teachers and list(teachers), weights),
         lambda trained: combined(base, deltas, trained["coefficients"]),
         start,
@@ -117,31 +116,32 @@ def _first(
     return {"coefficients": coefficients, "rotations": turns}, means
 
 
-def _loss(
-    apply_fns: Sequence[Apply],
-    chart: Chart | None,
-    fixed: tuple,
-    trained: dict,
-    means: tuple[ClassMeans, ...],
-    batch: Any,
-) -> tuple[jax.Array, tuple[ClassMeans, ...]]:
-    base, deltas, targets, teachers, (alpha, beta, keep) = fixed
-    params = combined(base, deltas, trained["coefficients"])
-    found = [f(params, x) for f, x in zip(apply_fns, batch, strict=True)]
-    labels, uncertainty = _predictions(apply_fns, teachers, batch, found)
-    means = tuple(
-        before.observe(jax.lax.stop_gradient(z), label, keep=keep)
-        for before, (z, _), label in zip(means, found, labels, strict=True)
-    )
-    nearest = jax.lax.stop_gradient(_nearest_rotations(means, targets))
-    rotations = nearest if chart is None else chart(trained["rotations"])
-    total = jnp.stack(uncertainty).sum()
-    parts = zip(found, means, labels, rotations, nearest, targets, strict=True)
-    for (z, _), mean, label, rotation, near, target in parts:
-        centred = z - jax.lax.stop_gradient(centre(mean.means))[None]
-        total += alpha * alignment_loss(centred, label, rotation, target)
-        total += beta * rotation_loss(rotation, near)
-    return total, means
+class _Loss(NamedTuple):
+    """Uncertainty of the predictions, distance of the features from their frame."""
+
+    apply_fns: tuple[Apply, ...]
+    chart: Chart | None
+
+    def __call__(
+        self, fixed: tuple, trained: dict, means: tuple[ClassMeans, ...], batch: Any
+    ) -> tuple[jax.Array, tuple[ClassMeans, ...]]:
+        base, deltas, targets, teachers, (alpha, beta, keep) = fixed
+        params = combined(base, deltas, trained["coefficients"])
+        found = [f(params, x) for f, x in zip(self.apply_fns, batch, strict=True)]
+        labels, uncertainty = _predictions(self.apply_fns, teachers, batch, found)
+        means = tuple(
+            before.observe(jax.lax.stop_gradient(z), label, keep=keep)
+            for before, (z, _), label in zip(means, found, labels, strict=True)
+        )
+        nearest = jax.lax.stop_gradient(_nearest_rotations(means, targets))
+        rotations = nearest if self.chart is None else self.chart(trained["rotations"])
+        total = jnp.stack(uncertainty).sum()
+        parts = zip(found, means, labels, rotations, nearest, targets, strict=True)
+        for (z, _), mean, label, rotation, near, target in parts:
+            centred = z - jax.lax.stop_gradient(centre(mean.means))[None]
+            total += alpha * alignment_loss(centred, label, rotation, target)
+            total += beta * rotation_loss(rotation, near)
+        return total, means
 
 
 def _predictions(

@@ -184,7 +184,10 @@ def test_the_step_compiles_once():
         return lambda params, x: (traced.append(1), f(params, x))[1]
 
     apply = [counted(f) for f in APPLY]
-    mda_am(BASE, DELTAS, apply, TARGETS, batches(3), start=task_wise(TASKS, 0.2))
+    first = mda_am(
+        BASE, DELTAS, apply, TARGETS, batches(3), start=task_wise(TASKS, 0.2)
+    )
+    mda_am(BASE, DELTAS, apply, TARGETS, batches(3), start=first, alpha=0.1)
     assert len(traced) == TASKS
 
 
