@@ -1,8 +1,9 @@
 """AdaMerging."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,8 @@ def adamerging(
     )
 
 
-class _Entropy(NamedTuple):
+@dataclass(frozen=True)
+class _Entropy:
     """The loss: how uncertain the merged model is of each task, summed over tasks."""
 
     apply_fns: tuple[Apply, ...]

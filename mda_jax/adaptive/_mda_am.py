@@ -1,7 +1,8 @@
 """MDA-AM: adaptive merging with directional alignment, reconstructed."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,8 @@ def _first(
     return {"coefficients": coefficients, "rotations": turns}, means
 
 
-class _Loss(NamedTuple):
+@dataclass(frozen=True)
+class _Loss:
     """Uncertainty of the predictions, distance of the features from their frame."""
 
     apply_fns: tuple[Apply, ...]

@@ -69,7 +69,7 @@ def score(
             seed=seed,
             draws=draws,
             weights=store.Weights(weights) if weights else store.SHIPPED,
-            settings=settings and _settings(settings),
+            settings=_settings(settings) if settings else None,
             report=typer.echo,
         )
         print_scores(scores)
