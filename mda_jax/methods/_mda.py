@@ -4,7 +4,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, spectral, stage
+from mda_jax.combine import chain, is_matrix, stage, where
 
 
 def mda(ridge: Number = 0.5, scale: Number = 1.8) -> Stage:
@@ -12,7 +12,7 @@ def mda(ridge: Number = 0.5, scale: Number = 1.8) -> Stage:
 
     Args:
       ridge: weight of the mean delta against the experts, dimensionless, above 0.
-      scale: multiplier of the merged delta, dimensionless.
+      scale: multiplier of the merged delta of linear maps, dimensionless.
 
     Returns:
       A stage `[k, *d] -> [1, *d]`. For matrices and convolutions `[m, n]` the delta `X`
@@ -21,8 +21,8 @@ def mda(ridge: Number = 0.5, scale: Number = 1.8) -> Stage:
       `G_t = D_t^T D_t / ||D_t||^2` and `mu = ridge k / n`, its directions then aligned
       to the nearest orthonormal frame: the polar factor of `X` times the mean singular
       value of `X`. That is k Gram matrices, one Cholesky solve and one polar factor, no
-      decomposition. All other leaves take the mean of the deltas. Scaling every delta
-      scales the result.
+      decomposition. All other leaves take the mean of the deltas, without `scale`.
+      Scaling every delta scales the result.
 
     Raises:
       Nothing.
@@ -39,8 +39,12 @@ def mda(ridge: Number = 0.5, scale: Number = 1.8) -> Stage:
       with this method, so it has none. For two or three experts a kept spectrum is
       better than a flat one: `tsv`, `dls`.
     """
-    matrices = chain(stage(least_squares, ridge=ridge), stage(p.flat_spectrum))
-    return spectral(matrices, scale)
+    matrices = chain(
+        stage(least_squares, ridge=ridge),
+        stage(p.flat_spectrum),
+        stage(p.scaled, by=scale),
+    )
+    return where(is_matrix, matrices, stage(p.mean))
 
 
 def least_squares(d: Float[Array, "k m n"], *, ridge: Number) -> Float[Array, "1 m n"]:
