@@ -10,6 +10,7 @@ from mda_jax.cli import glyphs
 from mda_jax.cli.demo import demo
 from mda_jax.cli.merge import merge
 from mda_jax.cli.methods import methods
+from mda_jax.cli.threads import one_thread_for_lapack
 
 
 app = typer.Typer(
@@ -32,4 +33,5 @@ def _several_commands() -> None:
 
 def main() -> None:
     """Run the command line."""
+    one_thread_for_lapack()
     app(prog_name="mda-jax")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -69,14 +70,25 @@ def own_accuracies(models: Sequence[dict], test: Exam) -> Float[np.ndarray, " ta
 
 
 def _accuracy(params, pictures, labels, head) -> float:
+    answers = _by_block(partial(_answers, params, head=head), pictures)
+    return float(np.mean(answers == labels))
+
+
+def features_of(
+    params: dict, pictures: Float[np.ndarray, "n 28 28"]
+) -> Float[np.ndarray, "n 128"]:
+    """Features of many pictures."""
+    return _by_block(partial(_features, params), pictures)
+
+
+def _by_block(f, pictures) -> np.ndarray:
     """Block by block, so that one compilation serves every number of pictures."""
-    missing = -len(labels) % _BLOCK
-    pictures = np.pad(pictures, [(0, missing), (0, 0), (0, 0)])
-    answers = [
-        _answers(params, pictures[i : i + _BLOCK], head)
-        for i in range(0, len(pictures), _BLOCK)
-    ]
-    return float(np.mean(np.concatenate(answers)[: len(labels)] == labels))
+    padded = np.pad(pictures, [(0, -len(pictures) % _BLOCK), (0, 0), (0, 0)])
+    found = [f(padded[i : i + _BLOCK]) for i in range(0, len(pictures), _BLOCK)]
+    return np.concatenate(found)[: len(pictures)]
+
+
+_features = jax.jit(model.features)
 
 
 @jax.jit
