@@ -1,6 +1,7 @@
 """A merge, taken apart into what each expert adds to it."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,18 +36,19 @@ def blocks(
     """
     base = jax.tree.map(_in_float32, base)
     deltas = task_vectors(base, experts)
+    derivative = jax.jit(partial(_derivative, options))
     each = jnp.eye(len(deltas), dtype=jnp.float32)
-    return [_changed(base, deltas, method, options, along) for along in each]
+    return [derivative(method, base, deltas, along) for along in each]
 
 
-def _changed(
+def _derivative(
+    options: dict[str, Any],
+    method: Stage | WholeModel,
     base: Any,
     deltas: list[Any],
-    method: Stage | WholeModel,
-    options: dict,
     along: Float[Array, " k"],
 ) -> Any:
-    """The derivative of the merge as the experts' weights move from 1 along `along`."""
+    """Of the merge, as the experts' weights move from 1 along `along`."""
 
     def merged(weights: Float[Array, " k"]) -> Any:
         each = zip(deltas, weights, strict=True)

@@ -11,6 +11,14 @@ from mda_jax.cli.progress import progress
 from mda_jax.cli.tables import print_scores
 
 
+Methods = Annotated[str, typer.Option(help="`all`, or names with commas.")]
+Seed = Annotated[int, typer.Option(help="Decides the pictures.")]
+Draws = Annotated[int, typer.Option(min=1, help="How often to draw test pictures.")]
+Json = Annotated[Path | None, typer.Option("--json", help="File for the scores.")]
+Settings = Annotated[
+    Path | None,
+    typer.Option(help="Scores of an earlier run, whose settings are used again."),
+]
 app = typer.Typer(help="The glyph benchmark.", no_args_is_help=True)
 
 
@@ -42,21 +50,14 @@ def train(
 @app.command()
 def score(
     suite: Annotated[str, typer.Option(help="8, 14, 20 or unseen.")] = "8",
-    methods: Annotated[str, typer.Option(help="`all`, or names with commas.")] = "all",
-    seed: Annotated[int, typer.Option(help="Decides the pictures.")] = 0,
-    draws: Annotated[
-        int, typer.Option(min=1, help="How often to draw test pictures.")
-    ] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="File for the scores.")
-    ] = None,
+    methods: Methods = "all",
+    seed: Seed = 0,
+    draws: Draws = 1,
+    json_file: Json = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder with other weights than the shipped.")
     ] = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option(help="Scores of an earlier run, whose settings are used again."),
-    ] = None,
+    settings: Settings = None,
     debug: Debug = False,
 ) -> None:
     """Merge the experts of a suite with every method and score on fresh pictures."""
@@ -69,16 +70,72 @@ def score(
             seed=seed,
             draws=draws,
             weights=store.Weights(weights) if weights else store.SHIPPED,
-            settings=_settings(settings) if settings else None,
+            settings=_settings(settings),
             report=typer.echo,
         )
         print_scores(scores)
-        if json_file:
-            json_file.write_text(json.dumps(scores, indent=1) + "\n")
+        _write(json_file, scores)
 
 
-def _settings(file: Path) -> dict[str, dict[str, float]]:
+@app.command()
+def adapt(
+    suite: Annotated[str, typer.Option(help="8, 14 or 20.")] = "8",
+    settings: Settings = None,
+    seed: Seed = 0,
+    draws: Draws = 5,
+    steps: Annotated[int, typer.Option(min=2, help="Of each descent.")] = 100,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Learn coefficients and align features with unlabelled pictures, and score."""
+    with one_line_errors(debug=debug):
+        from mda_jax.glyphs import adapt as adapting
+
+        found = adapting.adapt(
+            suite=suite,
+            settings=_settings(settings),
+            seed=seed,
+            draws=draws,
+            steps=steps,
+            report=typer.echo,
+        )
+        _write(json_file, found)
+
+
+@app.command()
+def geometry(
+    suite: Annotated[str, typer.Option(help="8, 14 or 20.")] = "8",
+    methods: Methods = "all",
+    settings: Settings = None,
+    seed: Seed = 0,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Merge at many scales; measure each merge, and what goes with its accuracy."""
+    with one_line_errors(debug=debug):
+        from mda_jax.glyphs import geometry as measuring, score as scoring
+
+        found = measuring.geometry(
+            scoring.methods_named(methods),
+            suite=suite,
+            settings=_settings(settings),
+            seed=seed,
+            report=typer.echo,
+        )
+        for name, each in found["correlations"].items():
+            typer.echo(f"{name}: Spearman {each['spearman']['value']:.2f}")
+        _write(json_file, found)
+
+
+def _write(file: Path | None, found: dict) -> None:
+    if file:
+        file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _settings(file: Path | None) -> dict[str, dict[str, float]] | None:
     """The numbers of every method in the scores of an earlier run."""
+    if file is None:
+        return None
     from mda_jax.pipeline.errors import ConfigError
 
     try:

@@ -1,16 +1,17 @@
 """Choose a method's numbers by their worth on validation pictures."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mda_jax import methods
 
 
 COARSE = (0.15, 0.25, 0.4, 0.65, 1.0, 1.6)  # of the default scale
-FINE = (0.8, 1.25)  # of the best scale so far
-OTHERS = (0.2, 0.5, 2.0, 5.0)  # of the best value so far of any other number
+FINE = (0.8, 1.0, 1.25)  # of the best scale so far
+OTHERS = (0.2, 0.5, 1.0, 2.0, 5.0)  # of the best value so far of any other number
 FRACTIONS = ("common", "density")  # numbers that end at 1
+_STEPS_BEYOND = 4  # at most, where the best is at an end of what was tried
 Hyper = dict[str, float]
 
 
@@ -53,20 +54,44 @@ def tuned(
 
     Args:
       name: a name of `mda_jax.methods`.
-      rounds: what to try, in order; every round starts from the best setting so far.
+      rounds: what to try, in order; every round starts from the best setting so far,
+        and goes on beyond its ends while the best is at an end.
       worth: the value of a setting, the higher the better.
       report: called with a line of text for each round.
 
     Returns:
       Values of the method's numbers; empty without rounds.
     """
-    best, most = (defaults(name) if rounds else {}), -float("inf")
+    best = defaults(name) if rounds else {}
+    known: dict[tuple[tuple[str, float], ...], float] = {}
+
+    def value(setting: Hyper) -> float:
+        key = tuple(setting.items())
+        if key not in known:
+            known[key] = worth(setting)
+        return known[key]
+
     for number, multiples in rounds:
-        values = dict.fromkeys(_possible(number, best[number] * m) for m in multiples)
-        report(f"{name}: trying {number} in {list(values)}")
-        for setting in [{**best, number: value} for value in values]:
-            if (value := worth(setting)) > most:
-                best, most = setting, value
+        tried = {_possible(number, best[number] * m): 0.0 for m in multiples}
+        report(f"{name}: trying {number} in {list(tried)}")
+        for _ in range(1 + _STEPS_BEYOND):
+            tried = {x: value({**best, number: x}) for x in sorted(tried)}
+            beyond = _possible(number, _beyond_best_end(tried))
+            if beyond in tried:
+                break
+            tried[beyond] = 0.0
+        best = dict(max(known, key=known.__getitem__))
+    return best
+
+
+def _beyond_best_end(tried: Mapping[float, float]) -> float:
+    """The next value in geometric order if the best is at an end; else the best."""
+    values = list(tried)
+    best = max(values, key=lambda x: tried[x])
+    if best == values[0]:
+        return best * best / values[1]
+    if best == values[-1]:
+        return best * best / values[-2]
     return best
 
 

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from mda_jax.linalg._ops import matmul, symmetric, transpose
+
 
 def _one_by_one(factor: Callable[..., Any]) -> Callable[..., Any]:
     """The same function of matrices `[*b, m, n]`, whatever `vmap` adds to `b`."""
@@ -39,23 +41,54 @@ def _one_by_one(factor: Callable[..., Any]) -> Callable[..., Any]:
         results = batched(*(x if y else jnp.stack([x] * size) for x, y in each))
         return results, jax.tree.map(lambda _: True, results)
 
-    @jax.custom_jvp
-    def differentiable(*xs: jax.Array) -> Any:
-        return batched(*xs)
-
-    @differentiable.defjvp
-    def tangent(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-        return jax.jvp(by_platform, primals, tangents)
-
-    return differentiable
+    return batched
 
 
-def _solve(g: jax.Array, b: jax.Array) -> jax.Array:
-    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(g), b)
-
-
-eigh = _one_by_one(jnp.linalg.eigh)
+_eigh = _one_by_one(jnp.linalg.eigh)
+_svd = _one_by_one(partial(jnp.linalg.svd, full_matrices=False))
 qr = _one_by_one(jnp.linalg.qr)
 slogdet = _one_by_one(jnp.linalg.slogdet)
-svd = _one_by_one(partial(jnp.linalg.svd, full_matrices=False))
-solve_positive = _one_by_one(_solve)
+
+
+@_one_by_one
+def solve_positive(g: jax.Array, x: jax.Array) -> jax.Array:
+    """`g^-1 x` by a Cholesky factorisation; `linalg.solve_positive` differentiates."""
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(g), x)
+
+
+@jax.custom_jvp
+def eigh(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues in ascending order, and eigenvectors in columns."""
+    values, v = _eigh(x)
+    return values, v
+
+
+@eigh.defjvp
+def _eigh_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """`v^T dx v` has the change of the values on its diagonal, that of `v` beside."""
+    (x,), (dx,) = primals, tangents
+    values, v = eigh(x)
+    inner = matmul(transpose(v), matmul(symmetric(dx), v))
+    gaps = values[..., None, :] - values[..., :, None]
+    beside = ~jnp.eye(x.shape[-1], dtype=bool)
+    turn = jnp.where(beside, inner / jnp.where(beside, gaps, 1), 0)
+    change = jnp.diagonal(inner, axis1=-2, axis2=-1)
+    return (values, v), (change, matmul(v, turn))
+
+
+@jax.custom_jvp
+def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Thin singular value decomposition; its derivative factors batches as they are."""
+    u, s, vt = _svd(x)
+    return u, s, vt
+
+
+@svd.defjvp
+def _svd_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Any, Any]:
+    def whole(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+        return u, s, vt
+
+    return jax.jvp(whole, primals, tangents)

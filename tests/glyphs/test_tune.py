@@ -1,5 +1,7 @@
 """The search for a method's numbers."""
 
+import math
+
 import pytest
 
 from mda_jax import methods
@@ -33,10 +35,21 @@ def test_the_best_setting_met_is_returned():
 
     lines = []
     found = tune.tuned("mda", tune.every_number("mda"), worth, lines.append)
-    assert found == {"ridge": 0.1, "scale": 1.35}
+    assert found == {"ridge": 0.1, "scale": 1.17}
     assert [line.split(" in ")[0] for line in lines] == [
         "mda: trying scale", "mda: trying ridge", "mda: trying scale",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("goal", [0.02, 5.0])
+def test_a_round_goes_on_beyond_its_ends(goal):
+    """The best scale is within one ratio of the grid of a goal outside the grid."""
+
+    def worth(hyper):
+        return -abs(math.log(hyper["scale"] / goal))
+
+    (scale,) = tune.tuned("tsv", tune.scale_only("tsv"), worth).values()
+    assert 1 / 1.7 < scale / goal < 1.7
 
 
 def test_a_method_without_numbers_has_no_setting():
