@@ -31,7 +31,7 @@ def mda_am(
     base: Any,
     deltas: Sequence[Any],
     apply_fns: Sequence[Apply],
-    targets: Sequence[Float[Array, "c d"]],
+    targets: Sequence[Float[Array, "_ d"]],
     batches: Iterable[Any],
     *,
     alpha: Number = 1.0,
@@ -107,7 +107,7 @@ def mda_am(
 
 def _first(
     coefficients: Coefficients,
-    targets: Sequence[Float[Array, "c d"]],
+    targets: Sequence[Float[Array, "_ d"]],
     turns: Float[Array, " t *p"] | None,
 ) -> tuple[dict, tuple[ClassMeans, ...]]:
     width = targets[0].shape[1]
@@ -165,7 +165,7 @@ def _predictions(
 
 
 def _nearest_rotations(
-    means: Sequence[ClassMeans], targets: Sequence[Float[Array, "c d"]]
+    means: Sequence[ClassMeans], targets: Sequence[Float[Array, "_ d"]]
 ) -> Float[Array, "t d d"]:
     """Procrustes rotations from unit centred class means to targets, as one batch."""
     pairs = zip(means, targets, strict=True)

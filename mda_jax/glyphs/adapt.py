@@ -18,7 +18,7 @@ from mda_jax.glyphs.store import SHIPPED, Weights
 
 RATES = (1e-3, 5e-3)  # of Adam; the better one on validation pictures counts
 BATCH = 16  # pictures of each task in a step
-BASES = ("task_arithmetic", "tsv", "mda")  # merges whose blocks are weighted
+BASES = ("task_arithmetic", "mda")  # merges whose blocks are weighted
 Adapt = Callable[..., adaptive.Descent]
 
 

@@ -178,11 +178,11 @@ def correlations(merges: Sequence[Mapping[str, Any]]) -> Scores:
 
 
 def _correlation(x: Sequence[float], y: Sequence[float]) -> Scores:
-    ranks = scipy.stats.rankdata(x), scipy.stats.rankdata(y)
-    return {"pearson": _pearson(x, y), "spearman": _pearson(*ranks)}
+    ranks = (scipy.stats.rankdata(each) for each in (x, y))
+    return {"pearson": _pearson(np.array(x), np.array(y)), "spearman": _pearson(*ranks)}
 
 
-def _pearson(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
+def _pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Scores:
     """With Fisher's interval at 95 %."""
     found = scipy.stats.pearsonr(x, y)
     low, high = found.confidence_interval(0.95)

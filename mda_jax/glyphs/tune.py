@@ -80,7 +80,7 @@ def tuned(
             if beyond in tried:
                 break
             tried[beyond] = 0.0
-        best = dict(max(known, key=known.__getitem__))
+        best = dict(max(known.items(), key=lambda item: item[1])[0])
     return best
 
 
