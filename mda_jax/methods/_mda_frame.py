@@ -1,23 +1,37 @@
 """MDA, merging with directional alignment: its frame form, reconstructed."""
 
+from collections.abc import Callable
+
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
 from mda_jax.combine import spectral, stage
-from mda_jax.linalg import nearest_simplex_frame
 
 
-def mda_frame(scale: Number = 1.0) -> Stage:
+def mda_frame(
+    scale: Number = 1.0,
+    *,
+    rank: Callable[..., int] = p.rank_of_each,
+    right: Callable[..., Array] = p.orthonormal,
+    spectrum: Callable[..., Array] = p.as_it_is,
+) -> Stage:
     """Bring the experts' leading left directions onto one simplex frame.
 
     Args:
       scale: multiplier of the merged delta, dimensionless.
+      rank: `deltas [k, m, n] -> r`, the leading directions taken from each expert;
+        default `max(1, min(m, n) // k)`.
+      right: `[k, n, r] -> [k, n, r]` on the right directions: their polar factor, or
+        `primitives.on_one_frame` for a simplex frame on both sides.
+      spectrum: `[k, r, r] -> [k, r, r]` on the experts' diagonal cores: kept,
+        `primitives.flat_cores` (isotropic), or `primitives.leading_energy` with a
+        `share` (a rank by energy).
 
     Returns:
       A stage `[k, *d] -> [1, *d]`. Matrices and convolutions `[m, n]` are merged from
-      the `r = max(1, min(m, n) // k)` leading directions of each expert: the `k r`
+      the `r` leading directions of each expert: the `k r`
       left ones become the nearest simplex equiangular tight frame, the right ones
       their polar factor, the experts' own spectra stand between. All other leaves take
       the mean of the deltas. Scaling every delta scales the result. A matrix with
@@ -37,15 +51,11 @@ def mda_frame(scale: Number = 1.0) -> Stage:
       spectrum as in TSV-M, `r`, and the mean for all other leaves. Without the frame
       this is `tsv`.
     """
-    matrices = stage(p.recombined, align_left=Partial(on_one_frame))
+    matrices = stage(
+        p.recombined,
+        align_left=Partial(p.on_one_frame),
+        align_right=Partial(right),
+        rank=Partial(rank),
+        spectrum=Partial(spectrum),
+    )
     return spectral(matrices, scale)
-
-
-def on_one_frame(bases: Float[Array, "k m r"]) -> Float[Array, "k m r"]:
-    """All experts' directions as the vertices of the nearest simplex frame."""
-    return p.apart(simplex_aligned(p.side_by_side(bases)), len(bases))
-
-
-def simplex_aligned(directions: Float[Array, "m c"]) -> Float[Array, "m c"]:
-    """The nearest simplex frame of the columns; a single column stays as it is."""
-    return directions if directions.shape[1] == 1 else nearest_simplex_frame(directions)

@@ -6,7 +6,6 @@ from jaxtyping import Array, Float
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
 from mda_jax.combine import spectral, stage
-from mda_jax.methods._mda_frame import simplex_aligned
 
 
 def mda_project(scale: Number = 0.3) -> Stage:
@@ -41,7 +40,7 @@ def mda_project(scale: Number = 0.3) -> Stage:
 def projected(d: Float[Array, "k m n"]) -> Float[Array, "1 m n"]:
     """The sum of the deltas, on the span of the frame of their left directions."""
     directions = p.leading_subspaces(d, p.rank_of_each(d)).left
-    frame = simplex_aligned(p.side_by_side(directions))
+    frame = p.simplex_aligned(p.side_by_side(directions))
     vertices = frame.shape[1]
     # A frame of v vertices is tight: frame @ frame.T is v / (v - 1) times a projector.
     share = (vertices - 1) / vertices if vertices > 1 else 1.0

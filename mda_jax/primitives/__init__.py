@@ -27,10 +27,15 @@ from mda_jax.primitives.signs import (
 )
 from mda_jax.primitives.subspaces import (
     apart as apart,
+    as_it_is as as_it_is,
+    flat_cores as flat_cores,
     flat_spectrum as flat_spectrum,
+    leading_energy as leading_energy,
     leading_subspaces as leading_subspaces,
+    on_one_frame as on_one_frame,
     orthonormal as orthonormal,
     rank_of_each as rank_of_each,
     recombined as recombined,
     side_by_side as side_by_side,
+    simplex_aligned as simplex_aligned,
 )

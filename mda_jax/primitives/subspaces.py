@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from mda_jax.linalg import Subspaces, polar, top_singular_subspaces
+from mda_jax._types import Number
+from mda_jax.linalg import (
+    Subspaces,
+    nearest_simplex_frame,
+    polar,
+    top_singular_subspaces,
+)
 from mda_jax.primitives.averages import total
 
 
@@ -23,28 +29,24 @@ def flat_spectrum(d: Float[Array, "k m n"]) -> Float[Array, "1 m n"]:
     return (mean * directions)[None]
 
 
-def recombined(
-    d: Float[Array, "k m n"], *, align_left: Partial
-) -> Float[Array, "1 m n"]:
-    """The sum of the experts' leading parts, their directions brought into order.
+def orthonormal(bases: Float[Array, "k p r"]) -> Float[Array, "k p r"]:
+    """The nearest orthonormal columns, over all experts; columns of 0 stay 0."""
+    return apart(polar(side_by_side(bases)), len(bases))
 
-    Every expert contributes its `rank_of_each` leading singular directions.
-    The left ones of all experts, side by side, go through `align_left`; the right ones
-    are made orthonormal by their polar factor. Directions in which an expert does not
-    change the base, up to rounding, take no part.
 
-    Args:
-      d: the experts' deltas.
-      align_left: `[k, m, r] -> [k, m, r]` on the left directions of all experts.
+def on_one_frame(bases: Float[Array, "k m r"]) -> Float[Array, "k m r"]:
+    """All experts' directions as the vertices of the nearest simplex frame."""
+    return apart(simplex_aligned(side_by_side(bases)), len(bases))
 
-    Returns:
-      `[1, m, n]`: `sum_t U_t C_t V_t^T` of the aligned directions and the experts'
-      own cores.
-    """
-    left, core, right = leading_subspaces(d, rank_of_each(d))
-    u, v = align_left(left), orthonormal(right)
-    cores = side_by_side(jnp.matmul(u, core, precision="highest"))
-    return jnp.matmul(cores, side_by_side(v).T, precision="highest")[None]
+
+def simplex_aligned(directions: Float[Array, "m c"]) -> Float[Array, "m c"]:
+    """The nearest simplex frame of the columns; a single column stays as it is."""
+    return directions if directions.shape[1] == 1 else nearest_simplex_frame(directions)
+
+
+def as_it_is(x: Array) -> Array:
+    """The identity: a spectrum that is kept."""
+    return x
 
 
 def rank_of_each(d: Float[Array, "k m n"]) -> int:
@@ -52,9 +54,63 @@ def rank_of_each(d: Float[Array, "k m n"]) -> int:
     return max(1, min(d.shape[1:]) // len(d))
 
 
-def orthonormal(bases: Float[Array, "k p r"]) -> Float[Array, "k p r"]:
-    """The nearest orthonormal columns, over all experts; columns of 0 stay 0."""
-    return apart(polar(side_by_side(bases)), len(bases))
+_ORTHONORMAL, _RANK_OF_EACH = Partial(orthonormal), Partial(rank_of_each)
+_AS_IT_IS = Partial(as_it_is)
+
+
+def recombined(
+    d: Float[Array, "k m n"],
+    *,
+    align_left: Partial,
+    align_right: Partial = _ORTHONORMAL,
+    rank: Partial = _RANK_OF_EACH,
+    spectrum: Partial = _AS_IT_IS,
+) -> Float[Array, "1 m n"]:
+    """The sum of the experts' leading parts, their directions brought into order.
+
+    Directions in which an expert does not change the base, up to rounding, and those
+    to which `spectrum` gives no strength take no part.
+
+    Args:
+      d: the experts' deltas.
+      align_left: `[k, m, r] -> [k, m, r]` on the left directions of all experts.
+      align_right: `[k, n, r] -> [k, n, r]` on the right ones.
+      rank: `[k, m, n] -> int`, how many leading directions each expert contributes.
+      spectrum: `[k, r, r] -> [k, r, r]` on the experts' cores, which are diagonal.
+
+    Returns:
+      `[1, m, n]`: `sum_t U_t C_t V_t^T` of the aligned directions and the cores.
+    """
+    left, core, right = leading_subspaces(d, rank(d))
+    core = spectrum(core)
+    strong = jnp.diagonal(core, axis1=1, axis2=2)[:, None] != 0
+    u, v = (
+        align(jnp.where(strong, basis, 0))
+        for align, basis in ((align_left, left), (align_right, right))
+    )
+    cores = side_by_side(jnp.matmul(u, core, precision="highest"))
+    return jnp.matmul(cores, side_by_side(v).T, precision="highest")[None]
+
+
+def flat_cores(core: Float[Array, "k r r"]) -> Float[Array, "k r r"]:
+    """Every direction of every expert with the mean strength of all: isotropic."""
+    mean = jnp.trace(core, axis1=1, axis2=2).mean() / core.shape[1]
+    return mean * jnp.broadcast_to(jnp.eye(core.shape[1], dtype=core.dtype), core.shape)
+
+
+def leading_energy(
+    core: Float[Array, "k r r"], *, share: Number
+) -> Float[Array, "k r r"]:
+    """Of each expert the leading directions that hold a share of its squared norm.
+
+    Args:
+      core: diagonal, falling.
+      share: in (0, 1]; one direction at least is left.
+    """
+    squares = jnp.diagonal(core, axis1=1, axis2=2) ** 2
+    before = jnp.cumsum(squares, axis=1) - squares
+    kept = before < jnp.asarray(share, core.dtype) * squares.sum(1, keepdims=True)
+    return jnp.where(kept[:, None], core, 0)
 
 
 def leading_subspaces(d: Float[Array, "k m n"], rank: int) -> Subspaces:
