@@ -37,7 +37,9 @@ def mda(ridge: Number = 0.5, scale: Number = 1.8) -> Stage:
       Differs: the authors align to a simplex frame. `mda_frame`, `mda_task_frame` and
       `mda_project` do; on our benchmark the simplex gained nothing in any combination
       with this method, so it has none. For two or three experts a kept spectrum is
-      better than a flat one: `tsv`, `dls`.
+      better than a flat one: `tsv`, `dls`. Experts of low rank, such as LoRA, stored as
+      full matrices have nothing but rounding in most directions, which a flat spectrum
+      raises: merge those in `primitives.core_space`.
     """
     matrices = chain(
         stage(least_squares, ridge=ridge),

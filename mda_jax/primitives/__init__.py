@@ -9,6 +9,10 @@ from mda_jax.primitives.averages import (
     weighted as weighted,
     weighted_mean as weighted_mean,
 )
+from mda_jax.primitives.cores import (
+    CoreSpace as CoreSpace,
+    core_space as core_space,
+)
 from mda_jax.primitives.grams import (
     directional_least_squares as directional_least_squares,
     input_grams as input_grams,
