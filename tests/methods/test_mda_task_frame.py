@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from methods.spectral import merged
 
-from mda_jax import Role, Side
+from mda_jax import Role
 from mda_jax.linalg import procrustes, top_singular_subspaces
 from mda_jax.methods import mda_task_frame
 from mda_jax.methods._mda_task_frame import spread_over_tasks
@@ -15,9 +16,7 @@ EPS = np.finfo(np.float32).eps
 
 
 def run(deltas, role=None):
-    d = jnp.asarray(deltas)
-    method = mda_task_frame()
-    return np.asarray(jax.jit(lambda x: method(x, Side(x[0], role=role))[0])(d))
+    return merged(mda_task_frame(), deltas, role)
 
 
 def bases(k=3, m=12, rank=4):

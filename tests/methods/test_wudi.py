@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import assert_golden, golden
+from methods.spectral import merged
 
-from mda_jax import Side, merge, trees
+from mda_jax import merge, trees
 from mda_jax.methods import wudi
 
 
@@ -21,11 +22,6 @@ def oracle(deltas, steps, rate):
         size = np.sqrt(second / (1 - 0.999**i)) + 1e-8
         x = x - rate * first / (1 - 0.9**i) / size
     return x
-
-
-@jax.jit
-def merged(method, d):
-    return method(d, Side(d[0]))[0]
 
 
 @pytest.mark.parametrize("k, shape", [(2, (4, 5)), (3, (6, 3))])
