@@ -11,8 +11,15 @@ import numpy as np
 import optax
 
 from mda_jax import adaptive, engine, features, linalg, methods
-from mda_jax.glyphs import model, scripts, tune
-from mda_jax.glyphs.score import Exam, Scores, accuracies, exam, features_of
+from mda_jax.glyphs import model, tune
+from mda_jax.glyphs.score import (
+    Exam,
+    Scores,
+    accuracies,
+    exam,
+    features_of,
+    own_suite,
+)
 from mda_jax.glyphs.store import SHIPPED, Weights
 
 
@@ -83,8 +90,11 @@ def adapt(
       `learned`: for each kind of deltas and loss the mean accuracy, that of each draw,
       the accuracy before, the rate and the `seconds` of a step after the first.
       `aligned`: for each merge and head the mean accuracy and that of each draw.
+
+    Raises:
+      ConfigError: no such suite.
     """
-    names = scripts.SUITES[suite]
+    names = own_suite(suite)
     keys = jax.random.split(jax.random.key(seed), 3)
     tests = [
         exam(names, weights, key, test_size) for key in jax.random.split(keys[0], draws)

@@ -18,14 +18,16 @@ from mda_jax.features import (
     class_means,
     etf_deviation,
 )
-from mda_jax.glyphs import scripts, tune
+from mda_jax.glyphs import tune
 from mda_jax.glyphs.score import (
     Exam,
     Scores,
     accuracies,
+    check_methods,
     exam,
     features_of,
     own_accuracies,
+    own_suite,
 )
 from mda_jax.glyphs.store import SHIPPED, Weights
 from mda_jax.linalg import nearest_simplex_frame
@@ -67,8 +69,12 @@ def geometry(
       few leading directions, which the bound of the paper's theory rests on.
       `correlations` of accuracy with each of the measures, over all merges: Pearson's
       and Spearman's, with 95 % confidence intervals.
+
+    Raises:
+      ConfigError: no such suite or method.
     """
-    tasks = scripts.SUITES[suite]
+    tasks = own_suite(suite)
+    check_methods(names)
     test = exam(tasks, weights, jax.random.key(seed), size)
     base, experts = weights.base(), [weights.expert(task) for task in tasks]
     individual = own_accuracies(experts, test)

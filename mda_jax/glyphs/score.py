@@ -138,7 +138,7 @@ def score(
       ConfigError: no such suite or method.
     """
     tasks, merged_tasks = _tasks(suite)
-    _check_methods(names)
+    check_methods(names)
     test_key, validation_key = jax.random.split(jax.random.key(seed))
     # The first draw is the one that a single draw would be.
     keys = [test_key, *jax.random.split(jax.random.fold_in(test_key, 0), draws - 1)]
@@ -192,12 +192,27 @@ def _tasks(suite: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tested, scripts.SUITES["20"] if suite == "unseen" else tested
 
 
+def own_suite(suite: str) -> tuple[str, ...]:
+    """The tasks of a suite that is tested on the tasks whose experts are merged.
+
+    Raises:
+      ConfigError: no such suite.
+    """
+    tested, merged = _tasks(suite)
+    if tested != merged:
+        raise ConfigError(
+            f"glyphs: the suite {suite!r} has no experts to merge; use 8, 14 or 20."
+        )
+    return tested
+
+
 def methods_named(text: str) -> tuple[str, ...]:
     """The methods that `all`, or names with commas between them, stand for."""
     return methods.names if text == "all" else tuple(text.split(","))
 
 
-def _check_methods(names: Sequence[str]) -> None:
+def check_methods(names: Sequence[str]) -> None:
+    """Raise `ConfigError` unless all are names of methods."""
     if unknown := [name for name in names if name not in methods.names]:
         raise ConfigError(
             f"glyphs: no method {unknown[0]!r}; there are: {', '.join(methods.names)}."

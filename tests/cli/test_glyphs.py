@@ -31,6 +31,9 @@ def test_score_writes_what_it_prints_and_uses_earlier_settings(tmp_path):
         (("score", "--suite", "9"), "no suite '9'"),
         (("score", "--methods", "tsv,foo"), "no method 'foo'"),
         (("score", "--settings", "pyproject.toml"), "holds no scores"),
+        (("adapt", "--suite", "9"), "no suite '9'"),
+        (("geometry", "--suite", "unseen"), "no experts to merge; use 8, 14 or 20"),
+        (("geometry", "--methods", "foo"), "no method 'foo'"),
         (("train", "klingon"), "nothing called 'klingon'"),
     ],
 )
