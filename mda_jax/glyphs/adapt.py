@@ -103,6 +103,7 @@ def adapt(
     pool = exam(names, weights, keys[2], steps * BATCH).pictures
     shuffled = np.random.default_rng(seed).permutation(steps * BATCH)
     unlabelled = [pool[:, rows] for rows in shuffled.reshape(steps, BATCH)]
+    seen = np.concatenate(unlabelled, axis=1)
     base = weights.base()
     tasks = [Task.of(name, weights) for name in names]
     experts = [task.expert for task in tasks]
@@ -113,7 +114,8 @@ def adapt(
         merged = engine.merge(base, experts, method)
         before = _scored(partial(accuracies, merged), tests)
         report(f"{name}: {before['absolute']:.3f}")
-        for head, heads in _heads(merged, tasks, validation, unlabelled).items():
+        aligned.append({"method": name, "head": "as it is", **before})
+        for head, heads in _heads(merged, tasks, validation, seen).items():
             found = _scored(partial(_aligned_accuracies, merged, heads), tests)
             aligned.append({"method": name, "head": head, **found})
             report(f"{name}, {head}: {found['absolute']:.3f}")
@@ -192,60 +194,48 @@ def _scored(f: Callable[[Exam], np.ndarray], tests: Sequence[Exam]) -> Scores:
     return {"absolute": float(np.mean(each)), "draws": each}
 
 
-Heads = list[features.Alignment | None]
-
-
 def _heads(
-    merged: dict, tasks: Sequence[Task], validation: Exam, unlabelled: Sequence[Any]
-) -> dict[str, Heads]:
-    """Ways to align the merged features of every task, by what they need.
+    merged: dict, tasks: Sequence[Task], validation: Exam, seen: np.ndarray
+) -> dict[str, list[features.Alignment]]:
+    """Ways to align the merged features of every task, by what they need."""
+    known = zip(validation.pictures, validation.labels, strict=True)
+    each = [
+        _alignments(merged, task, *labelled, pictures)
+        for task, labelled, pictures in zip(tasks, known, seen, strict=True)
+    ]
+    return {name: [task[name] for task in each] for name in each[0]}
 
-    `experts' means` needs no data but what could come with an expert; the others see
-    the unlabelled pictures, labelled by the merged model or by the expert.
+
+def _alignments(merged, task, known, labels, pictures) -> dict[str, features.Alignment]:
+    """`experts' means` needs no data but what could come with an expert.
+
+    The others see unlabelled pictures, labelled by the merged model or by the expert.
     """
-    found: dict[str, Heads] = {"as it is": [None] * len(tasks)}
-    for name, means in (
-        ("experts' means", _expert_means),
-        ("own labels", _own_means),
-        ("experts' labels", _taught_means),
-    ):
-        found[name] = []
-        for i, task in enumerate(tasks):
-            pictures = np.concatenate([batch[i] for batch in unlabelled])
-            known = (validation.pictures[i], validation.labels[i])
-            each = means(merged, task, pictures, known)
-            found[name].append(features.align(each, task.targets))
-    return found
 
+    def answers(z):
+        return (features.unit_rows(z) @ task.head.T).argmax(-1)
 
-def _expert_means(merged, task, pictures, known):
-    z, labels = features_of(task.expert, known[0]), known[1]
-    return features.class_means(jnp.asarray(z), jnp.asarray(labels), len(task.head))
-
-
-def _own_means(merged, task, pictures, known):
-    return _means(merged, merged, task, pictures)
-
-
-def _taught_means(merged, task, pictures, known):
-    return _means(merged, task.expert, task, pictures)
-
-
-def _means(merged, labeller, task, pictures):
-    """Class means of the merged features, over the labels that a model gives."""
-    z = jnp.asarray(features_of(labeller, pictures))
-    labels = (features.unit_rows(z) @ task.head.T).argmax(-1)
     own = jnp.asarray(features_of(merged, pictures))
-    return features.class_means(own, labels, len(task.head))
+    taught = jnp.asarray(features_of(task.expert, pictures))
+    shipped = jnp.asarray(features_of(task.expert, known))
+    labelled = {
+        "experts' means": (shipped, jnp.asarray(labels)),
+        "own labels": (own, answers(own)),
+        "experts' labels": (own, answers(taught)),
+    }
+    return {
+        name: features.align(features.class_means(*each, len(task.head)), task.targets)
+        for name, each in labelled.items()
+    }
 
 
-def _aligned_accuracies(merged: dict, heads: Heads, test: Exam) -> np.ndarray:
+def _aligned_accuracies(
+    merged: dict, heads: Sequence[features.Alignment], test: Exam
+) -> np.ndarray:
     found = []
-    for alignment, pictures, labels, padded in zip(heads, *test, strict=True):
-        if alignment is None:
-            own = Exam(pictures[None], labels[None], padded[None])
-            found.append(accuracies(merged, own)[0])
-            continue
+    for alignment, pictures, labels in zip(
+        heads, test.pictures, test.labels, strict=True
+    ):
         z = features_of(merged, pictures)
         scores = z @ np.asarray(alignment.head).T + np.asarray(alignment.bias)
         found.append(np.mean(scores.argmax(-1) == labels))

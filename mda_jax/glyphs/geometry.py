@@ -30,7 +30,6 @@ from mda_jax.glyphs.score import (
     own_suite,
 )
 from mda_jax.glyphs.store import SHIPPED, Weights
-from mda_jax.linalg import nearest_simplex_frame
 
 
 MULTIPLES = (0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0)  # of a method's scale
@@ -155,10 +154,8 @@ def frame_energy(base: Any, experts: Sequence[Any], merged: Any) -> float:
 def _inside(d: Float[Array, "k m n"]) -> Float[Array, "1 m n"]:
     """The last delta, projected on the frame of the others."""
     rank = max(1, p.rank_of_each(d[:-1]) // FEW)
-    left = p.side_by_side(p.leading_subspaces(d[:-1], rank).left)
-    frame = nearest_simplex_frame(left)
-    share = (frame.shape[1] - 1) / frame.shape[1]
-    return share * (frame @ (frame.T @ d[-1]))[None]
+    directions = p.leading_subspaces(d[:-1], rank).left
+    return p.on_frame_span(directions, d[-1])[None]
 
 
 def _last(d: Float[Array, " k *d"]) -> Float[Array, " 1 *d"]:

@@ -31,11 +31,11 @@ def mda_frame(
 
     Returns:
       A stage `[k, *d] -> [1, *d]`. Matrices and convolutions `[m, n]` are merged from
-      the `r` leading directions of each expert: the `k r`
-      left ones become the nearest simplex equiangular tight frame, the right ones
-      their polar factor, the experts' own spectra stand between. All other leaves take
-      the mean of the deltas. Scaling every delta scales the result. A matrix with
-      `k r = 1` has no frame and keeps its one direction.
+      the `r` leading directions of each expert: the `k r` left ones become the nearest
+      simplex equiangular tight frame, the right ones their polar factor, the experts'
+      own spectra stand between. All other leaves take the mean of the deltas. Scaling
+      every delta scales the result. A matrix with `k r = 1` has no frame and keeps its
+      one direction.
 
     Raises:
       Nothing.

@@ -1,6 +1,5 @@
 """MDA, merging with directional alignment: its projection form, reconstructed."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
@@ -40,9 +39,4 @@ def mda_project(scale: Number = 0.3) -> Stage:
 def projected(d: Float[Array, "k m n"]) -> Float[Array, "1 m n"]:
     """The sum of the deltas, on the span of the frame of their left directions."""
     directions = p.leading_subspaces(d, p.rank_of_each(d)).left
-    frame = p.simplex_aligned(p.side_by_side(directions))
-    vertices = frame.shape[1]
-    # A frame of v vertices is tight: frame @ frame.T is v / (v - 1) times a projector.
-    share = (vertices - 1) / vertices if vertices > 1 else 1.0
-    inside = jnp.matmul(frame.T, p.total(d)[0], precision="highest")
-    return share * jnp.matmul(frame, inside, precision="highest")[None]
+    return p.on_frame_span(directions, p.total(d)[0])[None]

@@ -36,6 +36,7 @@ from mda_jax.primitives.subspaces import (
     flat_spectrum as flat_spectrum,
     leading_energy as leading_energy,
     leading_subspaces as leading_subspaces,
+    on_frame_span as on_frame_span,
     on_one_frame as on_one_frame,
     orthonormal as orthonormal,
     rank_of_each as rank_of_each,

@@ -44,6 +44,21 @@ def simplex_aligned(directions: Float[Array, "m c"]) -> Float[Array, "m c"]:
     return directions if directions.shape[1] == 1 else nearest_simplex_frame(directions)
 
 
+def on_frame_span(
+    bases: Float[Array, "k m r"], x: Float[Array, "m n"]
+) -> Float[Array, "m n"]:
+    """A matrix, projected on what the simplex frame of all experts' directions spans.
+
+    A single direction has no frame; the projection is on that direction.
+    """
+    frame = simplex_aligned(side_by_side(bases))
+    vertices = frame.shape[1]
+    # A frame of v vertices is tight: frame @ frame.T is v / (v - 1) times a projector.
+    share = (vertices - 1) / vertices if vertices > 1 else 1.0
+    inside = jnp.matmul(frame.T, x, precision="highest")
+    return share * jnp.matmul(frame, inside, precision="highest")
+
+
 def as_it_is(x: Array) -> Array:
     """The identity: a spectrum that is kept."""
     return x
