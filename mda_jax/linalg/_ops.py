@@ -70,3 +70,8 @@ def columns_first(
     if x.shape[-2] >= x.shape[-1]:
         return f(x)
     return transpose(f(transpose(x)))
+
+
+def identity_like(x: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
+    """Identity matrices of the shape and dtype of `x`."""
+    return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from mda_jax.linalg import _lapack
 from mda_jax.linalg._ops import (
     epsilon,
+    identity_like,
     matmul,
     normalised,
     safe_inverse,
@@ -89,8 +90,7 @@ def _rotation(x: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     """Completed polar factor, reflected along its weakest direction if need be."""
     q = _completed(polar(x))
     scaled, _ = normalised(x)
-    identity = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
-    near = scaled + 64 * epsilon(x.dtype) * identity
+    near = scaled + 64 * epsilon(x.dtype) * identity_like(x)
     _, v = _lapack.eigh(symmetric(matmul(transpose(q), near)))
     weakest = v[..., :1]
     sign, _ = _lapack.slogdet(q)

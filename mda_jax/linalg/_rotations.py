@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mda_jax.linalg._ops import matmul, skew, transpose
+from mda_jax.linalg._ops import identity_like, matmul, skew, transpose
 from mda_jax.linalg._solve import solve_positive
 
 
@@ -25,7 +25,7 @@ def exp_rotation(a: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     norm = jnp.abs(x).sum(-1).max(-1)[..., None, None]
     halvings = jnp.ceil(jnp.log2(jnp.maximum(jax.lax.stop_gradient(norm), 0.5))) + 1
     x = x / 2**halvings
-    identity = _identity_like(x)
+    identity = identity_like(x)
     result = identity
     for i in range(_TERMS, 0, -1):
         result = identity + matmul(x, result) / i
@@ -48,7 +48,7 @@ def cayley_rotation(a: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
       in the limit of infinite `a` only.
     """
     s = skew(a) / 4
-    identity = _identity_like(s)
+    identity = identity_like(s)
     plus = identity + s
     # (1 - s)^-1 = (1 + s) (1 - s^2)^-1, where 1 - s^2 = 1 + s^T s is positive.
     positive = identity + matmul(transpose(s), s)
@@ -73,11 +73,7 @@ def low_rank_rotation(ab: Float[Array, "*b 2 d r"]) -> Float[Array, "*b d d"]:
     u = jnp.concatenate([a, b], -1)
     ju = jnp.concatenate([transpose(b), -transpose(a)], -2)
     inner = matmul(ju, u)
-    inner = _identity_like(inner) - inner / 2
+    inner = identity_like(inner) - inner / 2
     square = matmul(transpose(inner), inner)
     moved = matmul(u, solve_positive(square, matmul(transpose(inner), ju)))
-    return _identity_like(moved) + moved
-
-
-def _identity_like(x: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
-    return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
+    return identity_like(moved) + moved

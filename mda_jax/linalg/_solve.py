@@ -1,11 +1,10 @@
 """Linear systems with a positive definite matrix."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mda_jax.linalg import _lapack
-from mda_jax.linalg._ops import matmul, symmetric
+from mda_jax.linalg._ops import identity_like, matmul, symmetric
 
 
 @jax.custom_jvp
@@ -33,6 +32,5 @@ def _solve_positive_jvp(
     """Products with the inverse, so that nothing is factored again."""
     (g, x), (dg, dx) = primals, tangents
     y = solve_positive(g, x)
-    identity = jnp.broadcast_to(jnp.eye(g.shape[-1], dtype=g.dtype), g.shape)
-    inverse = solve_positive(g, identity)
+    inverse = solve_positive(g, identity_like(g))
     return y, matmul(inverse, dx - matmul(symmetric(dg), y))
