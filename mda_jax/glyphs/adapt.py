@@ -25,7 +25,7 @@ from mda_jax.glyphs.store import SHIPPED, Weights
 
 RATES = (1e-3, 5e-3)  # of Adam; the better one on validation pictures counts
 BATCH = 16  # pictures of each task in a step
-BASES = ("task_arithmetic", "mda")  # merges whose blocks are weighted
+BASES = ("task_arithmetic", "tsv", "iso_c", "mda")  # merges whose blocks are weighted
 Adapt = Callable[..., adaptive.Descent]
 
 
@@ -79,16 +79,19 @@ def adapt(
       suite: `8`, `14` or `20`.
       settings: numbers of the methods in `BASES`; default the method's.
       seed: decides the pictures.
-      draws: how often to draw test pictures, at least 1.
+      draws: how often to draw test pictures, and unlabelled ones to learn from; at
+        least 1.
       steps: of each descent.
       weights: the trained parameters.
       test_size: test pictures for each task.
-      validation_size: validation pictures for each task; they pick the rate.
+      validation_size: validation pictures for each task; they pick the rate, in the
+        first draw.
       report: called with a line of text now and then.
 
     Returns:
       `learned`: for each kind of deltas and loss the mean accuracy, that of each draw,
-      the accuracy before, the rate and the `seconds` of a step after the first.
+      the accuracy `before` of each draw, the rate and the `seconds` of a step after the
+      first.
       `aligned`: for each merge and head the mean accuracy and that of each draw.
 
     Raises:
@@ -100,10 +103,15 @@ def adapt(
         exam(names, weights, key, test_size) for key in jax.random.split(keys[0], draws)
     ]
     validation = exam(names, weights, keys[1], validation_size)
-    pool = exam(names, weights, keys[2], steps * BATCH).pictures
+    unlabelled = [
+        exam(names, weights, key, steps * BATCH).pictures
+        for key in jax.random.split(keys[2], draws)
+    ]
     shuffled = np.random.default_rng(seed).permutation(steps * BATCH)
-    unlabelled = [pool[:, rows] for rows in shuffled.reshape(steps, BATCH)]
-    seen = np.concatenate(unlabelled, axis=1)
+    streams = [
+        [pool[:, rows] for rows in shuffled.reshape(steps, BATCH)]
+        for pool in unlabelled
+    ]
     base = weights.base()
     tasks = [Task.of(name, weights) for name in names]
     experts = [task.expert for task in tasks]
@@ -115,14 +123,16 @@ def adapt(
         before = _scored(partial(accuracies, merged), tests)
         report(f"{name}: {before['absolute']:.3f}")
         aligned.append({"method": name, "head": "as it is", **before})
-        for head, heads in _heads(merged, tasks, validation, seen).items():
-            found = _scored(partial(_aligned_accuracies, merged, heads), tests)
+        heads = [_heads(merged, tasks, validation, pool) for pool in unlabelled]
+        for head in heads[0]:
+            each = zip((draw[head] for draw in heads), tests, strict=True)
+            found = _mean([_aligned_accuracies(merged, *pair) for pair in each])
             aligned.append({"method": name, "head": head, **found})
             report(f"{name}, {head}: {found['absolute']:.3f}")
         for loss, run in _losses(base, parts, tasks, every=name == "mda").items():
-            found = _best_rate(run, unlabelled, validation, tests)
+            found = _at_best_rate(run, streams, validation, tests)
             learned.append(
-                {"deltas": name, "loss": loss, "before": before["absolute"], **found}
+                {"deltas": name, "loss": loss, "before": before["draws"], **found}
             )
             report(f"{name}, {loss}: {found['absolute']:.3f} at {found['rate']}")
     return {"suite": suite, "steps": steps, "learned": learned, "aligned": aligned}
@@ -142,6 +152,7 @@ def _losses(
     taught = partial(aligned, teachers=[task.expert for task in tasks])
     chosen: dict[str, Adapt] = {
         "entropy": plain,
+        "entropy, task-wise": partial(plain, start=adaptive.task_wise(k, 1.0)),
         "entropy + 1 alignment": partial(aligned, alpha=1.0),
         "teachers": partial(taught, alpha=0.0),
     }
@@ -153,7 +164,6 @@ def _losses(
         ]
         learned = partial(aligned, alpha=1.0, chart=linalg.cayley_rotation)
         chosen |= {
-            "entropy, task-wise": partial(plain, start=adaptive.task_wise(k, 1.0)),
             "entropy + 0.3 alignment": partial(aligned, alpha=0.3),
             "entropy + 4 alignment": partial(aligned, alpha=4.0),
             "teachers + 1 alignment": partial(taught, alpha=1.0),
@@ -166,20 +176,28 @@ def _losses(
     return chosen
 
 
-def _best_rate(
-    run: Adapt, batches: Sequence[Any], validation: Exam, tests: Sequence[Exam]
+def _at_best_rate(
+    run: Adapt,
+    streams: Sequence[Sequence[Any]],
+    validation: Exam,
+    tests: Sequence[Exam],
 ) -> Scores:
-    """The descent at the rate that validation pictures prefer."""
-    found = []
-    for rate in RATES:
+    """A descent for each draw, at the rate that validation pictures prefer."""
+
+    def after(rate: float, batches: Sequence[Any]) -> tuple[Any, float]:
         times: list[float] = []
         watch = _clock(times)
         descent = run(batches=batches, optimiser=_ADAM[rate], watch=watch)
-        worth = accuracies(descent.params, validation).mean()
-        found.append((worth, rate, descent.params, float(np.median(np.diff(times)))))
-    _, rate, params, seconds = max(found, key=lambda each: each[0])
-    scores = _scored(partial(accuracies, params), tests)
-    return {**scores, "rate": rate, "seconds": seconds}
+        return descent.params, float(np.median(np.diff(times)))
+
+    first = {rate: after(rate, streams[0]) for rate in RATES}
+    rate = max(RATES, key=lambda each: accuracies(first[each][0], validation).mean())
+    descents = [first[rate], *(after(rate, stream) for stream in streams[1:])]
+    scores = [
+        accuracies(params, test)
+        for (params, _), test in zip(descents, tests, strict=True)
+    ]
+    return {**_mean(scores), "rate": rate, "seconds": first[rate][1]}
 
 
 _ADAM = {rate: optax.adam(rate) for rate in RATES}
@@ -190,7 +208,11 @@ def _clock(times: list[float]) -> Callable[[int, float], None]:
 
 
 def _scored(f: Callable[[Exam], np.ndarray], tests: Sequence[Exam]) -> Scores:
-    each = [float(f(test).mean()) for test in tests]
+    return _mean([f(test) for test in tests])
+
+
+def _mean(accuracies: Sequence[np.ndarray]) -> Scores:
+    each = [float(draw.mean()) for draw in accuracies]
     return {"absolute": float(np.mean(each)), "draws": each}
 
 

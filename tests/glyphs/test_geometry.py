@@ -1,10 +1,14 @@
 """Geometry of merges on the benchmark."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mda_jax.features import neural_collapse
 from mda_jax.glyphs import geometry, scripts
+from mda_jax.glyphs.score import exam, features_of
+from mda_jax.glyphs.store import SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +52,19 @@ def test_energy_is_the_share_inside_the_frame():
     for change, want in ((inside, 1.0), (outside, 0.0), (inside + outside, 0.5)):
         energy = geometry.frame_energy(base, experts, {"kernel": change})
         assert energy == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["upper", "digits"])
+def test_experts_are_nearer_to_neural_collapse_than_the_base(task):
+    """But not to duality (NC3): heads stay as they are while experts train."""
+    test = exam([task], SHIPPED, jax.random.key(3), 200)
+    labels, head = jnp.asarray(test.labels[0]), jnp.asarray(SHIPPED.head(task))
+
+    def measured(params):
+        z = features_of(params, test.pictures[0])
+        return neural_collapse(jnp.asarray(z), labels, head)
+
+    expert, base = measured(SHIPPED.expert(task)), measured(SHIPPED.base())
+    assert expert.variability < base.variability / 5
+    assert expert.frame < base.frame - 0.1
+    assert expert.nearest_mean < base.nearest_mean / 10
