@@ -209,6 +209,12 @@ def stacked(who: str, leaves: Mapping[str, Any]) -> tuple[int]:
     raise ValueError(f"{who}: `experts` is empty; pass at least one fine-tuned tree.")
 
 
+def experts(who: str, wanted: int, k: int) -> None:
+    """Raise unless a method that merges a fixed number of experts gets that many."""
+    if k != wanted:
+        raise ValueError(f"{who}: merges exactly {wanted} expert(s), got {k}.")
+
+
 def per_weight(who: str, method: Stage | WholeModel) -> Stage:
     """The method, if it is a stage; raise if it must see every delta first."""
     if isinstance(method, WholeModel):

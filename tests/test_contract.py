@@ -26,6 +26,10 @@ SMALL = {"bias": (5,), "kernel": (6, 5)}
 every_method = pytest.mark.parametrize("name", methods.names)
 
 
+def count(name):
+    return methods.experts_of(name) or 3
+
+
 def trees(k, dtype=jnp.float32, shapes=SHAPES):
     def one(seed):
         return {n: jnp.asarray(grid(seed, s), dtype) for n, s in shapes.items()}
@@ -44,11 +48,15 @@ def near(a, b):
 
 
 def with_number(name, value):
-    """The method with its scale, or without one its weights, set to `value`."""
+    """The method with its scale, its weights or its first number set to `value`."""
     factory = getattr(methods, name)
-    if "scale" in inspect.signature(factory).parameters:
+    given = inspect.signature(factory).parameters
+    numbers = [p.name for p in given.values() if isinstance(p.default, float)]
+    if "scale" in given:
         return factory(scale=value)
-    return factory(weights=value * jnp.array([1.0, 2.0, -0.5]))
+    if "weights" in given:
+        return factory(weights=value * jnp.array([1.0, 2.0, -0.5])[: count(name)])
+    return factory(**{number: value for number in numbers[:1]})
 
 
 def words(name):
@@ -76,7 +84,7 @@ def test_is_made_of_module_level_functions(name):
 @every_method
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_shape_dtype_and_finiteness(name, dtype):
-    base, experts = trees(3, dtype)
+    base, experts = trees(count(name), dtype)
     out = merged(name, base, experts)
     assert jax.tree.map(jnp.shape, out) == jax.tree.map(jnp.shape, base)
     assert all(x.dtype == dtype and jnp.isfinite(x).all() for x in jax.tree.leaves(out))
@@ -85,14 +93,14 @@ def test_shape_dtype_and_finiteness(name, dtype):
 @every_method
 def test_experts_equal_to_the_base_merge_to_the_base(name):
     base, _ = trees(0)
-    same(merged(name, base, [base] * 3), base)
+    same(merged(name, base, [base] * count(name)), base)
 
 
 @every_method
 def test_the_order_of_experts_does_not_matter(name):
     if "depends on the order of the experts" in words(name):
         pytest.skip("documented")
-    base, experts = trees(3)
+    base, experts = trees(count(name))
     near(merged(name, base, experts), merged(name, base, experts[::-1]))
 
 
@@ -100,7 +108,7 @@ def test_the_order_of_experts_does_not_matter(name):
 def test_scaling_every_delta_scales_the_result(name):
     if "Scaling every delta scales the result" not in words(name):
         pytest.skip("not promised")
-    base, experts = trees(3)
+    base, experts = trees(count(name))
     zero = jax.tree.map(jnp.zeros_like, base)
     once = merged(name, zero, experts)
     tiny = merged(name, zero, jax.tree.map(lambda x: x * 2.0**-20, experts))
@@ -111,7 +119,7 @@ def test_scaling_every_delta_scales_the_result(name):
 def test_a_weight_is_merged_alike_alone_and_in_company(name):
     if isinstance(getattr(methods, name)(), WholeModel):
         pytest.skip("sees every weight by definition")
-    base, experts = trees(3)
+    base, experts = trees(count(name))
     only = [{"b/kernel": t["b/kernel"]} for t in (base, *experts)]
     alone = merged(name, only[0], only[1:])["b/kernel"]
     near(alone, merged(name, base, experts)["b/kernel"])
@@ -119,7 +127,7 @@ def test_a_weight_is_merged_alike_alone_and_in_company(name):
 
 @every_method
 def test_numbers_change_without_recompiling(name):
-    base, experts = trees(3)
+    base, experts = trees(count(name))
     merge(base, experts, with_number(name, 0.1), key=KEY)
     before = merge_chunk._cache_size()
     for value in (0.2, 0.3):
@@ -129,7 +137,7 @@ def test_numbers_change_without_recompiling(name):
 
 @every_method
 def test_under_jit_and_vmap_it_is_the_eager_result(name):
-    base, experts = trees(3, shapes=SMALL)
+    base, experts = trees(count(name), shapes=SMALL)
 
     def swept(value):
         return merge(base, experts, with_number(name, value), key=KEY)
@@ -162,7 +170,7 @@ NAMES = sorted({name.split(".", 2)[2] for name in TORCH if name.startswith("h.")
 
 @every_method
 def test_commutes_with_layout(name):
-    base, experts = trees(2, shapes=TORCH)
+    base, experts = trees(count(name), shapes=TORCH)
     torch = merged(name, base, experts)
     flax = merged(name, to_flax(base), [to_flax(t) for t in experts])
     near(to_flax(torch), flax)
@@ -200,12 +208,12 @@ def slopes(name):
 @every_method
 @pytest.mark.parametrize("case", DEGENERATE)
 def test_gradients_are_finite(name, case):
-    for slope in slopes(name)(0.5, DEGENERATE[case]()):
+    for slope in slopes(name)(0.5, DEGENERATE[case]()[: count(name)]):
         assert jnp.isfinite(slope).all(), f"{name}: {case}"
 
 
 def function_of(name):
-    base, experts = trees(3, shapes=SMALL)
+    base, experts = trees(count(name), shapes=SMALL)
     return jax.jit(lambda b, e: merged(name, b, e)), base, experts
 
 

@@ -47,7 +47,8 @@ CONVENTIONS = {
 
 
 def merged(name):
-    deltas = jnp.asarray(grid(1, (TASKS, ROWS, COLUMNS)))
+    k = methods.experts_of(name) or TASKS
+    deltas = jnp.asarray(grid(1, (k, ROWS, COLUMNS)))
     base = jnp.asarray(grid(2, (ROWS, COLUMNS)))
     side = Side(base, jax.random.key(0), role=Role.MATRIX)
     method = getattr(methods, name)()

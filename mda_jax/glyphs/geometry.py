@@ -80,7 +80,8 @@ def geometry(
     merges = []
     for name in names:
         for hyper in _around({**tune.defaults(name), **(settings or {}).get(name, {})}):
-            merged = engine.merge(base, experts, getattr(methods, name)(**hyper))
+            method = getattr(methods, name)(**hyper)
+            merged = engine.merge(base, experts, method, key=jax.random.key(seed))
             found = accuracies(merged, test)
             merges.append(
                 {

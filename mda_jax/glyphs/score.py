@@ -207,15 +207,18 @@ def own_suite(suite: str) -> tuple[str, ...]:
 
 
 def methods_named(text: str) -> tuple[str, ...]:
-    """The methods that `all`, or names with commas between them, stand for."""
-    return methods.names if text == "all" else tuple(text.split(","))
+    """The methods that names with commas stand for, or all that merge any number."""
+    every = tuple(n for n in methods.names if methods.experts_of(n) is None)
+    return every if text == "all" else tuple(text.split(","))
 
 
 def check_methods(names: Sequence[str]) -> None:
-    """Raise `ConfigError` unless all are names of methods."""
-    if unknown := [name for name in names if name not in methods.names]:
+    """Raise `ConfigError` unless all are names of methods for any number of experts."""
+    known = methods_named("all")
+    if unknown := [name for name in names if name not in known]:
         raise ConfigError(
-            f"glyphs: no method {unknown[0]!r}; there are: {', '.join(methods.names)}."
+            f"glyphs: no method {unknown[0]!r} for many experts; there are:"
+            f" {', '.join(known)}."
         )
 
 
@@ -223,7 +226,8 @@ def _merged(name, base, experts, hyper: Hyper) -> tuple[dict, float]:
     """A merge and its seconds."""
     start = time.perf_counter()
     method = getattr(methods, name)(**hyper)
-    merged = jax.block_until_ready(engine.merge(base, experts, method))
+    key = jax.random.key(0)
+    merged = jax.block_until_ready(engine.merge(base, experts, method, key=key))
     return merged, time.perf_counter() - start
 
 

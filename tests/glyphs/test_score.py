@@ -87,7 +87,7 @@ def test_accuracy_is_that_of_the_plain_model():
     "suite, names, text",
     [
         ("9", ["linear"], "no suite '9'; there are: 8, 14, 20, unseen"),
-        ("8", ["tiess"], "no method 'tiess'; there are: "),
+        ("8", ["tiess"], "no method 'tiess' for many experts; there are: "),
     ],
 )
 def test_unknown_names_are_errors(suite, names, text):

@@ -6,9 +6,10 @@ import pytest
 
 from mda_jax import methods
 from mda_jax.glyphs import tune
+from mda_jax.glyphs.score import methods_named
 
 
-@pytest.mark.parametrize("name", methods.names)
+@pytest.mark.parametrize("name", methods_named("all"))
 def test_every_number_of_every_method_is_tried(name):
     tried = {(name, *setting.items()) for setting in settings(name)}
     for number, default in tune.defaults(name).items():
