@@ -2,6 +2,7 @@
 
 from mda_jax import (
     adaptive as adaptive,
+    compression as compression,
     features as features,
     linalg as linalg,
     methods as methods,
@@ -14,6 +15,7 @@ from mda_jax._types import (
     Rows as Rows,
     Side as Side,
     Stage as Stage,
+    Survey as Survey,
     WholeModel as WholeModel,
 )
 from mda_jax.combine import (
@@ -21,6 +23,7 @@ from mda_jax.combine import (
     is_matrix as is_matrix,
     sided as sided,
     stage as stage,
+    survey as survey,
     where as where,
     whole_model as whole_model,
 )

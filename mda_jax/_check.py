@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mda_jax._types import Stage, WholeModel
-
 
 def fraction(who: str, **arg: Any) -> None:
     """Raise unless the one argument lies in (0, 1]. Tracers have no value and pass."""
@@ -28,12 +26,28 @@ def fraction(who: str, **arg: Any) -> None:
     )
 
 
-def within(who: str, low: float, high: float, **arg: float) -> None:
-    """Raise unless the one argument, a plain number, lies in [low, high]."""
+def within(who: str, low: float, high: float, **arg: Any) -> None:
+    """Raise unless the one argument lies in [low, high]. Tracers pass."""
     ((name, value),) = arg.items()
-    if not low <= value <= high:
+    if isinstance(value, jax.core.Tracer):
+        return
+    values = np.asarray(value, np.float64)
+    if not np.all((low <= values) & (values <= high)):
         raise ValueError(
             f"{who}({name}={value}): {name} is a number in [{low:g}, {high:g}]."
+        )
+
+
+def probabilities(who: str, density: Any, epsilon: Any) -> None:
+    """Raise unless `density` and `density` +- `epsilon` lie in (0, 1]. Tracers pass."""
+    fraction(who, density=density)
+    if isinstance(density, jax.core.Tracer) or isinstance(epsilon, jax.core.Tracer):
+        return
+    middle, half = np.asarray(density, np.float64), np.abs(np.asarray(epsilon))
+    if not np.all((middle == 1) | ((half < middle) & (middle + half <= 1))):
+        raise ValueError(
+            f"{who}(density={density}, epsilon={epsilon}): density - epsilon and"
+            " density + epsilon are probabilities in (0, 1]; pass a smaller epsilon."
         )
 
 
@@ -215,14 +229,14 @@ def experts(who: str, wanted: int, k: int) -> None:
         raise ValueError(f"{who}: merges exactly {wanted} expert(s), got {k}.")
 
 
-def per_weight(who: str, method: Stage | WholeModel) -> Stage:
-    """The method, if it is a stage; raise if it must see every delta first."""
-    if isinstance(method, WholeModel):
+def needs_key(who: str, key: Any) -> Any:
+    """The key of a random stage; raise if there is none."""
+    if key is None:
         raise ValueError(
-            f"{who}: this method sees the whole model before it merges a weight; use"
-            " merge, which holds all weights."
+            f"{who}: drops entries at random, which needs a key; pass"
+            " merge(..., key=jax.random.key(seed))."
         )
-    return method
+    return key
 
 
 def typed_key(who: str, key: Any) -> None:

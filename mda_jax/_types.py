@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Key, ScalarLike
 Number: TypeAlias = ScalarLike  # a hyper-parameter; may be traced, hence swept
 Weight: TypeAlias = Float[Array, "*d"]  # one parameter of one model
 Deltas: TypeAlias = Float[Array, " k *d"]  # expert minus base, one row per expert
-AllDeltas: TypeAlias = list[Float[Array, "k ..."]]  # of every weight, in tree order
 Rows: TypeAlias = Float[Array, " j *d"]  # what a stage returns; j need not be k
 
 
@@ -38,7 +37,18 @@ class Side(NamedTuple):
 Stage: TypeAlias = Callable[[Deltas, Side], Rows]
 
 
-class WholeModel(NamedTuple):
-    """A method that must see every delta before it knows its stage."""
+Survey: TypeAlias = Callable[..., Any]  # (deltas of one weight, *found) -> a tree
 
-    prepare: Callable[[AllDeltas], Stage]
+
+class WholeModel(NamedTuple):
+    """A method that looks at every weight before it knows its stage.
+
+    Attributes:
+      surveys: pure functions `(deltas [k, *d], *found) -> tree of arrays`, of one
+        shape for all weights; the trees are summed over the weights. The next survey
+        is handed all the sums `found` so far.
+      settle: `(*found) -> Stage`, once the surveys are done.
+    """
+
+    surveys: tuple[Survey, ...]
+    settle: Callable[..., Stage]

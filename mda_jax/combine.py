@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.tree_util import Partial
 
-from mda_jax._types import Deltas, Number, Role, Rows, Side, Stage, WholeModel
+from mda_jax._types import Deltas, Number, Role, Rows, Side, Stage, Survey, WholeModel
 from mda_jax.primitives import mean, scaled
 
 
@@ -34,9 +34,22 @@ def sided(f: Callable[..., Rows], /, **numbers: Any) -> Stage:
     return Partial(f, **numbers)
 
 
-def whole_model(f: Callable[..., Stage], /, **numbers: Any) -> WholeModel:
-    """A method from `f(all_deltas, **numbers) -> Stage`: say, a global threshold."""
-    return WholeModel(Partial(f, **numbers))
+def survey(f: Callable[..., Any], /, **numbers: Any) -> Survey:
+    """A survey from `f(deltas, *found, **numbers) -> tree of arrays`."""
+    return Partial(f, **numbers)
+
+
+def whole_model(
+    settle: Callable[..., Stage], /, *surveys: Survey, **numbers: Any
+) -> WholeModel:
+    """A method from `settle(*found, **numbers) -> Stage`: say, a global threshold.
+
+    Args:
+      settle: called with what each survey found: the sum over the weights.
+      surveys: from `survey`, in order; each sees what those before it found.
+      numbers: of `settle`.
+    """
+    return WholeModel(surveys, Partial(settle, **numbers))
 
 
 def chain(*stages: Stage) -> Stage:
@@ -60,6 +73,13 @@ def spectral(matrices: Stage, scale: Number) -> Stage:
     """Linear maps by the given stage, all else by the mean, the result scaled."""
     rule = where(is_matrix, matrices, stage(mean))
     return chain(rule, stage(scaled, by=scale))
+
+
+def is_spectral(method: Any) -> bool:
+    """Whether a method came from `spectral`: all but linear maps take the mean."""
+    parts: Any = getattr(method, "args", ())
+    stages = parts[0] if getattr(method, "func", None) is _fold else ()
+    return any(getattr(each, "func", None) is _choose for each in stages[:1])
 
 
 def is_matrix(side: Side) -> bool:

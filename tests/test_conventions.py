@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import grid
+from helpers import as_stage, grid
 
 from mda_jax import Role, Side, methods
 from mda_jax.linalg import Subspaces, _lapack, _subspaces
@@ -52,7 +52,7 @@ def merged(name):
     base = jnp.asarray(grid(2, (ROWS, COLUMNS)))
     side = Side(base, jax.random.key(0), role=Role.MATRIX)
     method = getattr(methods, name)()
-    return jax.jit(lambda x: method(x, side).sum(0))(deltas)
+    return jax.jit(lambda x: as_stage(method, x)(x, side).sum(0))(deltas)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

@@ -1,4 +1,4 @@
-"""Methods that learn from unlabelled data how much of each delta to add."""
+"""Methods that run the model: they learn from unlabelled data, or ask for its worth."""
 
 from mda_jax.adaptive._adamerging import adamerging as adamerging
 from mda_jax.adaptive._blocks import blocks as blocks
@@ -9,4 +9,5 @@ from mda_jax.adaptive._coefficients import (
     task_wise as task_wise,
 )
 from mda_jax.adaptive._descent import Descent as Descent
+from mda_jax.adaptive._greedy_soup import Soup as Soup, greedy_soup as greedy_soup
 from mda_jax.adaptive._mda_am import mda_am as mda_am

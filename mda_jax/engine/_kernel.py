@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mda_jax import _check
-from mda_jax._types import Role, Side, Stage, WholeModel
+from mda_jax._types import Role, Side, Stage, Survey, WholeModel
 from mda_jax.primitives import total
 
 
@@ -58,15 +58,41 @@ def merge_chunk(
     return tuple(merged.reshape(len(bases), *(shape if stacked else shape[1:])))
 
 
-@partial(jax.jit, static_argnames="shapes")
-def prepare(
-    method: WholeModel, bases: tuple, experts: tuple, *, shapes: tuple
-) -> Stage:
-    """The stage a whole-model method settles on, compiled once per model."""
-    deltas: list[jax.Array] = []
-    for base, rows, shape in zip(bases, experts, shapes, strict=True):
-        deltas.extend(jax.vmap(_delta)(base.reshape(shape), _rows(rows, shape)))
-    return method.prepare(deltas)
+@partial(jax.jit, static_argnames="shape")
+def surveyed(
+    survey: Survey, found: tuple, base: Any, experts: Any, *, shape: tuple[int, ...]
+) -> Any:
+    """What a survey finds in one leaf, summed over its weights, one after the other.
+
+    Args:
+      survey: `(deltas, *found) -> tree of arrays`.
+      found: the sums of the surveys before this one.
+      base: the canonical leaf, as for `merge_chunk`.
+      experts: as for `merge_chunk`.
+      shape: `(stack, *d)` of the leaf.
+    """
+    items = base.reshape(shape), _rows(experts, shape)
+
+    def find(item: tuple) -> Any:
+        return survey(_delta(*item), *found)
+
+    def add(so_far: Any, item: tuple) -> tuple[Any, None]:
+        return plus(so_far, find(item)), None
+
+    one = jax.eval_shape(find, jax.tree.map(lambda x: x[0], items))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+    return jax.lax.scan(add, nothing, items)[0]
+
+
+def plus(so_far: Any, found: Any) -> Any:
+    """The sum of two findings, in the types of the first: leaves may differ there."""
+    return jax.tree.map(lambda a, b: a + jnp.asarray(b, a.dtype), so_far, found)
+
+
+@jax.jit
+def settled(method: WholeModel, found: tuple) -> Stage:
+    """The stage that a method settles on."""
+    return method.settle(*found)
 
 
 def _merge_one(

@@ -2,17 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 
 from mda_jax import _check, trees
-from mda_jax._types import Stage, WholeModel
-from mda_jax.engine._kernel import prepare
-from mda_jax.engine._stream import Job, run, seen
+from mda_jax.engine._stream import Job, Method, run, seen
 
 
-Method: TypeAlias = Stage | WholeModel
 EVERY = "(?s:.*)"
 
 
@@ -104,7 +101,7 @@ def _merge(
     merged: dict[str, Any] = {}
     for pattern, mine in assigned.items():
         job = Job(mine, lambda name: (leaves[name], rows[name]), plan, extras)
-        merged |= run(job, _settled(rules[pattern], job), key, batch)
+        merged |= run(job, rules[pattern], key, batch)
     in_order = [merged[name] for name in leaves]
     return jax.tree.unflatten(jax.tree.structure(base), in_order)
 
@@ -158,15 +155,3 @@ def _extra(name: str, x: Any, leaf: Any, layout: trees.Layout) -> Any:
     if layout.stack:
         _check.aux_fits(name, x.shape, trees.view_shape(leaf.shape, layout)[0])
     return x
-
-
-def _settled(method: Method, job: Job) -> Stage:
-    """The stage of a whole-model method; a stage is one already."""
-    if not isinstance(method, WholeModel):
-        return method
-    names = [n for n, leaf in job.leaves.items() if _check.is_merged(leaf)]
-    shapes = {n: job.leaves[n].shape for n in names}
-    pairs = [seen(job.read(n), job.plan[n], shapes[n]) for n in names]
-    views = tuple(trees.view_shape(shapes[n], job.plan[n]) for n in names)
-    bases, experts = zip(*pairs, strict=True) if pairs else ((), ())
-    return prepare(method, bases, experts, shapes=views)

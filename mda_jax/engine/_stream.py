@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -10,11 +10,12 @@ import numpy as np
 
 from mda_jax import _check, trees
 from mda_jax._types import Stage, WholeModel
-from mda_jax.engine._kernel import merge_chunk
+from mda_jax.engine._kernel import merge_chunk, plus, settled, surveyed
 from mda_jax.trees import Bucket, Layout
 
 
 Leaves: TypeAlias = Mapping[str, Any]
+Method: TypeAlias = Stage | WholeModel
 Read: TypeAlias = Callable[[str], tuple[Any, Any]]
 
 
@@ -30,7 +31,7 @@ class Job(NamedTuple):
 def stream(
     leaves: Leaves,
     read: Callable[[str], tuple[Any, Sequence[Any]]],
-    stage: Stage | WholeModel,
+    method: Method,
     *,
     key: Any = None,
     layout: trees.Rules | None = None,
@@ -40,8 +41,9 @@ def stream(
 
     Args:
       leaves: `{name: ShapeDtypeStruct}` of the base (arrays serve too).
-      read: `name -> (base leaf, [expert leaves])`, NumPy or JAX; called once a leaf.
-      stage: `[k, *d] -> [j, *d]`; see `mda_jax.methods`.
+      read: `name -> (base leaf, [expert leaves])`, NumPy or JAX; called once a leaf,
+        and once more for each survey of a `WholeModel`.
+      method: a stage `[k, *d] -> [j, *d]`, or a `WholeModel`; see `mda_jax.methods`.
       key: a PRNG key; only random stages need it.
       layout: rules as in `trees.layouts`.
       batch: weights of one shape processed at once; bounds memory, not the result.
@@ -51,28 +53,53 @@ def stream(
       Leaves that are not floating come first, as the base has them.
 
     Raises:
-      ValueError: the stage sees the whole model, a rule does not fit, or `read` gives
-        other shapes than `leaves` announces.
+      ValueError: a rule does not fit, or `read` gives other shapes than `leaves`
+        announces.
     """
     _check.arrays("stream", "leaves", leaves)
     _check.at_least_one("stream", batch=batch)
     _check.typed_key("stream", key)
     checked = partial(_checked, leaves, read)
     job = Job(leaves, checked, trees.layouts(leaves, layout), {})
-    return run(job, _check.per_weight("stream", stage), key, batch)
+    return run(job, method, key, batch)
 
 
-def run(job: Job, stage: Stage, key: Any, batch: int) -> Iterator[tuple[str, Any]]:
+def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, Any]]:
     """Every leaf of a job, merged; those that are not floating as the base has them."""
     for name, leaf in job.leaves.items():
         if not _check.is_merged(leaf):
             yield name, job.read(name)[0]
-    for bucket in trees.buckets(job.leaves, job.plan):
+    buckets = trees.buckets(job.leaves, job.plan)
+    if not buckets:
+        return
+    stage = _settled(job, method, buckets)
+    for bucket in buckets:
         for alike in _alike(bucket.names, job.extras):
             for names, size in _chunks(alike, batch // bucket.shape[0]):
                 merged = _merge_names(job, stage, key, bucket, names, size, batch)
                 for name, leaf in zip(names, merged, strict=False):
                     yield name, _unseen(leaf, job.plan[name], job.leaves[name].shape)
+
+
+def _settled(job: Job, method: Method, buckets: Sequence[Bucket]) -> Stage:
+    """The stage of a whole-model method, after its surveys; a stage is one already."""
+    if not isinstance(method, WholeModel):
+        return method
+    shapes = {name: bucket.shape for bucket in buckets for name in bucket.names}
+    found: tuple = ()
+    for survey in method.surveys:
+        each = (
+            surveyed(survey, found, *_seen(job, name), shape=shape)
+            for name, shape in shapes.items()
+        )
+        found = (*found, reduce(plus, each))
+    return settled(method, found)
+
+
+def _seen(job: Job, name: str) -> tuple[Any, Any]:
+    """The leaf of the base and those of the experts, in canonical view."""
+    pair: tuple = seen(job.read(name), job.plan[name], job.leaves[name].shape)
+    return pair
 
 
 def seen(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
@@ -99,7 +126,7 @@ def _merge_names(
     batch: int,
 ) -> tuple:
     """The merged leaves of one chunk, still in canonical view, and padding."""
-    pairs = [seen(job.read(n), job.plan[n], job.leaves[n].shape) for n in names]
+    pairs = [_seen(job, name) for name in names]
     bases, experts = zip(*_padded(pairs, size), strict=True)
     extras = [job.extras.get(name) for name in names]
     seeds = np.asarray([trees.seed(name) for name in names])

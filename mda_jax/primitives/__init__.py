@@ -13,21 +13,62 @@ from mda_jax.primitives.cores import (
     CoreSpace as CoreSpace,
     core_space as core_space,
 )
+from mda_jax.primitives.dropping import (
+    Density as Density,
+    as_kept as as_kept,
+    by_l1_norm as by_l1_norm,
+    by_probability as by_probability,
+    drop as drop,
+    drop_by_rank as drop_by_rank,
+    rank_density as rank_density,
+)
 from mda_jax.primitives.grams import (
     directional_least_squares as directional_least_squares,
     input_grams as input_grams,
 )
+from mda_jax.primitives.histograms import (
+    Count as Count,
+    counted as counted,
+    entries as entries,
+    lower_counts as lower_counts,
+    order_statistics as order_statistics,
+    reaching as reaching,
+    sign_of_count as sign_of_count,
+    upper_counts as upper_counts,
+)
+from mda_jax.primitives.masks import tall_masks as tall_masks
 from mda_jax.primitives.selection import (
+    keep_band as keep_band,
     keep_count as keep_count,
     keep_largest as keep_largest,
+    kth_smallest as kth_smallest,
 )
 from mda_jax.primitives.signs import (
     agreeing as agreeing,
+    agreeing_largest as agreeing_largest,
     agreeing_mean as agreeing_mean,
     agreeing_sum as agreeing_sum,
     agreeing_weighted_mean as agreeing_weighted_mean,
     nonnegative_sign_of_sum as nonnegative_sign_of_sum,
+    positive_sign_of_sum as positive_sign_of_sum,
     sign_of_sum as sign_of_sum,
+)
+from mda_jax.primitives.spheres import (
+    Axes as Axes,
+    Cosine as Cosine,
+    angle as angle,
+    columns as columns,
+    cosine as cosine,
+    cosine_of_mean_angle as cosine_of_mean_angle,
+    cosine_or_one as cosine_or_one,
+    cosines as cosines,
+    length as length,
+    mean_cosine as mean_cosine,
+    root as root,
+    rows as rows,
+    slerp_shares as slerp_shares,
+    unit as unit,
+    whole as whole,
 )
 from mda_jax.primitives.subspaces import (
     apart as apart,

@@ -26,7 +26,7 @@ def keep_largest(d: Deltas, *, density: Number | Float[Array, " k"]) -> Deltas:
       `n * 2**-24` entries.
     """
     n = math.prod(d.shape[1:])
-    return keep_count(d, count=_rounded_share(density, n))
+    return keep_count(d, count=_count(jnp.round(_share(density, n)), n))
 
 
 def keep_count(d: Deltas, *, count: Number | Int[Array, " k"]) -> Deltas:
@@ -40,15 +40,48 @@ def keep_count(d: Deltas, *, count: Number | Int[Array, " k"]) -> Deltas:
       The deltas with exactly that many entries kept. Among equal magnitudes the
       earlier entry is kept.
     """
+    count = jnp.clip(jnp.asarray(count, jnp.int32), 1, math.prod(d.shape[1:]))
+    return jnp.where(_largest_of_each(d, count), d, 0)
+
+
+def keep_band(
+    d: Deltas,
+    *,
+    density: Number | Float[Array, " k"],
+    outliers: Number | Float[Array, " k"],
+) -> Deltas:
+    """Zero the largest entries of each row, and the smallest ones.
+
+    Args:
+      d: the experts' deltas; `n` entries each.
+      density: fraction kept, in (0, 1]; one number, or one per row.
+      outliers: fraction of the largest dropped, in [0, 1]; one number, or one per row.
+
+    Returns:
+      The deltas with exactly `floor(density * n)` entries kept, at least 1: those that
+      follow on the `floor(outliers * n)` largest, or on fewer where the rest would not
+      do. Among equal magnitudes the earlier counts as the larger. The counts are
+      computed in float32: to within one entry, or `n * 2**-24`.
+    """
+    n = math.prod(d.shape[1:])
+    kept = jnp.clip(_count(jnp.floor(_share(density, n)), n), 1, n)
+    top = jnp.minimum(_count(jnp.floor(_share(outliers, n)), n), n - kept)
+    band = _largest_of_each(d, top + kept) & ~_largest_of_each(d, top)
+    return jnp.where(band, d, 0)
+
+
+def _share(part: Number | Float[Array, " k"], n: int) -> Float[Array, "..."]:
+    return jnp.asarray(part, jnp.float32) * n
+
+
+def _count(share: Float[Array, "..."], n: int) -> Int[Array, "..."]:
+    return jnp.clip(share, 0, min(n, 2**31 - 128)).astype(jnp.int32)
+
+
+def _largest_of_each(d: Deltas, count: Int[Array, "..."]) -> Bool[Array, " k *d"]:
     bits = _magnitude_bits(d.reshape(len(d), -1))
-    count = jnp.clip(jnp.asarray(count, jnp.int32), 1, bits.shape[1])
     mask = jax.vmap(_largest)(bits, jnp.broadcast_to(count, (len(d),)))
-    return jnp.where(mask.reshape(d.shape), d, 0)
-
-
-def _rounded_share(density: Number | Float[Array, " k"], n: int) -> Int[Array, "..."]:
-    share = jnp.round(jnp.asarray(density, jnp.float32) * n)
-    return jnp.clip(share, 1, min(n, 2**31 - 128)).astype(jnp.int32)
+    return mask.reshape(d.shape)
 
 
 def _magnitude_bits(d: Deltas) -> UInt[Array, "k n"]:
@@ -104,3 +137,10 @@ def _number(mask: Bool[Array, " n"]) -> Int[Array, ""]:
         upper, lower = jnp.split(counts, 2)
         counts = upper + lower
     return counts.sum(dtype=jnp.int32)
+
+
+def kth_smallest(x: Float[Array, "*n"], k: int) -> Float[Array, ""]:
+    """The entry that stands at place `k`, from 0, of all magnitudes in rising order."""
+    (bits,) = _magnitude_bits(x.reshape(1, -1))
+    found = _kth_largest(bits, jnp.int32(bits.size - k))
+    return jax.lax.bitcast_convert_type(found, x.dtype)

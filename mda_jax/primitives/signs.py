@@ -1,5 +1,7 @@
 """Sign election, and means over the experts that agree with the elected sign."""
 
+from functools import reduce
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -20,6 +22,11 @@ def nonnegative_sign_of_sum(d: Deltas) -> Row:
     return jnp.where(total(d) >= 0, 1, -1).astype(d.dtype)
 
 
+def positive_sign_of_sum(d: Deltas) -> Row:
+    """+1 where the sum is above 0, else -1."""
+    return jnp.where(total(d) > 0, 1, -1).astype(d.dtype)
+
+
 def agreeing(d: Deltas, *, sign: Row) -> Bool[Array, " k *d"]:
     """Which entries carry the elected sign; an entry of 0 never agrees."""
     return (jnp.sign(d) == sign) & (d != 0)
@@ -35,6 +42,12 @@ def agreeing_mean(d: Deltas, *, sign: Row) -> Row:
 def agreeing_sum(d: Deltas, *, sign: Row) -> Row:
     """Sum over the agreeing experts of each entry."""
     return _sum_where(agreeing(d, sign=sign), d)
+
+
+def agreeing_largest(d: Deltas, *, sign: Row) -> Row:
+    """The largest magnitude among the agreeing experts of each entry, signed."""
+    sizes = jnp.where(agreeing(d, sign=sign), jnp.abs(d), 0)
+    return sign * reduce(jnp.maximum, jnp.unstack(sizes))[None]
 
 
 def agreeing_weighted_mean(

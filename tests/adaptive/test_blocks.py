@@ -28,7 +28,10 @@ def norm(x):
     return float(jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(x))))
 
 
-@pytest.mark.parametrize("name", ["ties", "tsv", "iso_c", "mda", "mda_frame", "dls"])
+NAMES = ["ties", "ties_global", "consensus", "tsv", "iso_c", "mda", "mda_frame", "dls"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_blocks_sum_to_the_merge(name):
     method = getattr(mda.methods, name)()
     parts = blocks(BASE, EXPERTS, method)

@@ -15,10 +15,11 @@ from mda_jax import (
     primitives as p,
     sided,
     stage,
+    survey,
     where,
     whole_model,
 )
-from mda_jax.engine._kernel import merge_chunk
+from mda_jax.engine._kernel import merge_chunk, surveyed
 from mda_jax.methods import iso_c, linear, task_arithmetic
 
 
@@ -297,20 +298,102 @@ def test_aux_of_its_own_shape_passes_as_it_is():
 STACK = {"s/fc/kernel": (3, 6, 4)}
 
 
-def _norm_cut(deltas, *, by):
-    size = jnp.sqrt(sum((d**2).sum() for d in deltas))
-    return stage(p.scaled, by=by / size)
+def squares(d):
+    return {"squares": (d**2).sum(), "entries": d[0].size}
 
 
-def test_a_whole_model_method_sees_every_delta_first():
-    base, experts = trees(2, **{"fc/kernel": (4, 6), "b": (6,), "s/ln/scale": (3, 6)})
+def above(d, found, *, times):
+    """How many entries are larger than so many root mean squares."""
+    squares, entries = (found[n].astype(d.dtype) for n in ("squares", "entries"))
+    level = times * jnp.sqrt(squares / entries)
+    return jnp.sum(jnp.abs(d) > level)
+
+
+def norm_cut(found, count, *, by):
+    size = jnp.sqrt(found["squares"])
+    return stage(p.scaled, by=by * count.astype(size.dtype) / size)
+
+
+def two_surveys(times=1.0, by=2.0):
+    return whole_model(norm_cut, survey(squares), survey(above, times=times), by=by)
+
+
+def rule_of_two_surveys(deltas, times=1.0, by=2.0):
+    """The factor that `two_surveys` scales with."""
+    rows = np.concatenate([np.asarray(d, np.float64).ravel() for d in deltas])
+    level = times * np.sqrt((rows**2).sum() / (rows.size / len(deltas[0])))
+    return by * (np.abs(rows) > level).sum() / np.linalg.norm(rows)
+
+
+def whole(k=2):
+    """A base, experts, and the deltas of the floating leaves."""
+    shapes = {
+        "fc/kernel": (4, 6),
+        "b": (6,),
+        "s/ln/scale": (3, 6),
+        "s/k/kernel": (3, 4, 2),
+    }
+    base, experts = trees(k, **shapes)
+    deltas = [np.stack([e[n] - base[n] for e in experts]) for n in shapes]
     base["step"] = jnp.int32(0)
-    experts = [e | {"step": jnp.int32(1)} for e in experts]
-    got = merge(base, experts, whole_model(_norm_cut, by=2.0))
-    floats = [n for n in base if n != "step"]
-    size = np.sqrt(sum(((e[n] - base[n]) ** 2).sum() for e in experts for n in floats))
-    want = base["b"] + 2 / size * sum(e["b"] - base["b"] for e in experts)
+    return base, [e | {"step": jnp.int32(1)} for e in experts], deltas
+
+
+def test_a_whole_model_method_surveys_every_weight_first():
+    base, experts, deltas = whole()
+    got = merge(base, experts, two_surveys())
+    factor = rule_of_two_surveys(deltas)
+    want = base["b"] + factor * sum(e["b"] - base["b"] for e in experts)
     np.testing.assert_allclose(got["b"], want, rtol=1e-5)
+    assert got["step"] == 0
+
+
+def test_a_survey_is_compiled_once_per_shape():
+    base, experts, _ = whole()
+    merge(base, experts, two_surveys())
+    before = surveyed._cache_size()
+    merge(base, experts, two_surveys(times=2.0, by=0.5))
+    assert surveyed._cache_size() == before
+    more = {"again/b": base["b"], **base}
+    merge(more, [{"again/b": e["b"], **e} for e in experts], two_surveys())
+    assert surveyed._cache_size() == before
+
+
+def test_surveys_are_traced_swept_and_differentiated():
+    base, experts, _ = whole()
+
+    def swept(times, by):
+        return merge(base, experts, two_surveys(times, by))["b"]
+
+    times, by = jnp.array([0.5, 1.0]), jnp.array([2.0, 3.0])
+    many = jax.jit(jax.vmap(swept))(times, by)
+    each = [swept(*pair) for pair in zip(times, by, strict=True)]
+    np.testing.assert_allclose(many, jnp.stack(each), rtol=1e-5)
+    slope = jax.grad(lambda by: swept(1.0, by).sum())(2.0)
+    want = (swept(1.0, 3.0) - swept(1.0, 2.0)).sum()
+    np.testing.assert_allclose(slope, want, rtol=1e-4)
+
+
+def test_surveys_add_up_over_types():
+    with jax.enable_x64(True):
+        base = {"a": jnp.zeros(3), "b": jnp.zeros(2, jnp.float32)}
+        expert = {"a": jnp.ones(3), "b": jnp.ones(2, jnp.float32)}
+        got = merge(base, [expert], two_surveys(times=0.5, by=5**0.5))
+    np.testing.assert_allclose(got["a"], 5, rtol=1e-6)
+    np.testing.assert_allclose(got["b"], 5, rtol=1e-6)
+
+
+def test_a_whole_model_method_needs_no_floating_weight():
+    base = {"step": jnp.int32(3)}
+    assert merge(base, [base], two_surveys()) == base
+
+
+def test_a_whole_model_method_sees_the_weights_of_its_rule():
+    base, experts, _ = whole()
+    got = merge_by_name({"b": two_surveys(), ".*": chain()}, base, experts)
+    alone = [{"b": t["b"]} for t in (base, *experts)]
+    want = merge(alone[0], alone[1:], two_surveys())
+    np.testing.assert_array_equal(got["b"], want["b"])
 
 
 def test_rules_by_name():

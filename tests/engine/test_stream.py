@@ -1,11 +1,13 @@
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import grid
 
-from mda_jax import Role, merge, primitives as p, stage, stream, whole_model
-from mda_jax.methods import linear
+from mda_jax import Role, merge, stage, stream
+from mda_jax.methods import linear, tatr, ties_global
 
 
 SHAPES = {f"l{i}.weight": (4, 6) for i in range(5)}
@@ -41,6 +43,25 @@ def test_is_merge_leaf_by_leaf():
     got = dict(stream(specs(base), reader, COUPLED, batch=2))
     assert got["step"] == base["step"] and sorted(read) == sorted(base)
     want = merge(base, experts, COUPLED)
+    for name in SHAPES:
+        np.testing.assert_array_equal(got[name], want[name])
+
+
+@pytest.mark.parametrize("method", [ties_global(), tatr(0.5)], ids=["ties", "tatr"])
+def test_reads_once_more_for_each_survey(method):
+    base, experts = files()
+    read = []
+
+    def reader(name):
+        read.append(name)
+        return base[name], [e[name] for e in experts]
+
+    merging = stream(specs(base), reader, method, batch=2)
+    assert not read
+    got = dict(merging)
+    times = 1 + len(method.surveys)
+    assert Counter(read) == {"step": 1, **dict.fromkeys(SHAPES, times)}
+    want = merge(base, experts, method)
     for name in SHAPES:
         np.testing.assert_array_equal(got[name], want[name])
 
@@ -103,14 +124,8 @@ def unread(name):
     raise AssertionError(name)
 
 
-def constant(deltas):
-    return stage(p.mean)
-
-
 def test_errors_come_before_anything_is_read():
     leaf = {"w": jax.ShapeDtypeStruct((3,), "float32")}
-    with pytest.raises(ValueError, match="sees the whole model"):
-        stream(leaf, unread, whole_model(constant))
     with pytest.raises(ValueError, match="rule 'v' matches no weight"):
         stream(leaf, unread, linear(), layout={"v": Role.VECTOR})
     with pytest.raises(ValueError, match="leaves has no leaves"):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import grid
+from methods.sparsified import band
 
 from mda_jax import primitives as p
 
@@ -79,3 +80,22 @@ def test_the_gradient_is_that_of_the_kept_entries():
     d = jnp.asarray([[1.0, -3.0, 2.0, 0.0]])
     slope = jax.grad(lambda x: keep_count(x, count=2).sum())(d)
     np.testing.assert_array_equal(slope, [[0, 1, 1, 0]])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (4, 60), (2, 3, 5)])
+@pytest.mark.parametrize(
+    "density, outliers",
+    [(0.9, 0.01), (0.5, 0.25), (0.25, 0), (0.875, 0.5), (0.125, 1.0), (1.0, 0.5)],
+)
+def test_a_band_leaves_out_both_ends(shape, density, outliers):
+    d = grid(1, (3, *shape))
+    got = jax.jit(p.keep_band)(jnp.asarray(d), density=density, outliers=outliers)
+    np.testing.assert_array_equal(got, band(d, density, outliers))
+
+
+def test_bands_may_differ_by_row():
+    d = jnp.asarray(np.arange(1.0, 9)[None] * np.ones((2, 1)), jnp.float32)
+    density, outliers = jnp.array([0.5, 0.25]), jnp.array([0.25, 0.5])
+    kept = p.keep_band(d, density=density, outliers=outliers)
+    np.testing.assert_array_equal(kept[0], [0, 0, 3, 4, 5, 6, 0, 0])
+    np.testing.assert_array_equal(kept[1], [0, 0, 3, 4, 0, 0, 0, 0])
