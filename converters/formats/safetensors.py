@@ -1,5 +1,6 @@
 """Lazy reading of a safetensors file, or of a folder of them."""
 
+import math
 import mmap
 import os
 import weakref
@@ -13,26 +14,31 @@ from mda_jax.converters.formats.header import Entry
 from mda_jax.converters.formats.shards import shards
 
 
+_AT_ONCE = getattr(mmap, "MAP_POPULATE", 0)  # of Linux: read all pages in one go
+
+
 class Tensors(Mapping[str, np.ndarray]):
     """The tensors of a checkpoint by name; data is read when an array is used.
 
-    Every access gives a fresh read-only array over the mapped file. Its pages leave
-    memory when the array is dropped, so that reading a whole model tensor by tensor
-    needs the memory of one tensor.
+    Every access maps that part of the file alone, and gives a read-only array over it.
+    The mapping ends when the array is dropped, so that reading a whole model tensor by
+    tensor needs the memory, and the address space, of one tensor.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self.metadata: dict[str, str] = {}
-        self._where: dict[str, tuple[_Mapped, Entry]] = {}
+        self.files: list[Path] = []
+        self._where: dict[str, tuple[_File, Entry]] = {}
         for file, header in shards(self.path).items():
+            self.files.append(file)
             self.metadata |= header.metadata
-            mapped = _Mapped(file)
-            self._where |= {n: (mapped, e) for n, e in header.entries.items()}
+            opened = _File(file)
+            self._where |= {n: (opened, e) for n, e in header.entries.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        mapped, entry = self._where[name]
-        return mapped.array(entry)
+        file, ((shape, dtype), start) = self._where[name]
+        return file.mapped(start, math.prod(shape), dtype).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
@@ -46,6 +52,13 @@ class Tensors(Mapping[str, np.ndarray]):
     def spec(self, name: str) -> Spec:
         """Shape and element type of one tensor, without touching its data."""
         return self._where[name][1].spec
+
+    def entries(self, name: str, part: slice) -> np.ndarray:
+        """Consecutive entries of one tensor laid out flat."""
+        file, ((shape, dtype), start) = self._where[name]
+        first, stop, _ = part.indices(math.prod(shape))
+        place = start + first * dtype.itemsize
+        return file.mapped(place, stop - first, dtype, flags=_AT_ONCE)
 
 
 def open_tensors(path: str | os.PathLike[str]) -> Tensors:
@@ -72,20 +85,26 @@ def open_tensors(path: str | os.PathLike[str]) -> Tensors:
     return Tensors(path)
 
 
-class _Mapped:
-    """One file, mapped once; arrays over it give their pages back when they die."""
+class _File:
+    """One file, open for reading as long as it is used."""
 
     def __init__(self, file: Path):
-        with file.open("rb") as opened:
-            self.memory = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self._descriptor = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
 
-    def array(self, entry: Entry) -> np.ndarray:
-        """The array of one tensor; the file stays mapped as long as it lives."""
-        (shape, dtype), start = entry
-        array = np.ndarray(shape, dtype, buffer=self.memory, offset=start)
-        first = start - start % mmap.PAGESIZE
-        length = start + array.nbytes - first
-        if array.nbytes and hasattr(self.memory, "madvise"):
-            release = (mmap.MADV_DONTNEED, first, length)
-            weakref.finalize(array, self.memory.madvise, *release).atexit = False
-        return array
+    def mapped(
+        self, start: int, size: int, dtype: np.dtype, *, flags: int = 0
+    ) -> np.ndarray:
+        """So many entries from a byte on; mapped as long as the array lives."""
+        first = start - start % mmap.ALLOCATIONGRANULARITY
+        length = start - first + size * dtype.itemsize
+        if not size:
+            return np.empty(0, dtype)
+        window = mmap.mmap(
+            self._descriptor,
+            length,
+            flags=mmap.MAP_SHARED | flags,
+            prot=mmap.PROT_READ,
+            offset=first,
+        )
+        return np.ndarray((size,), dtype, buffer=window, offset=start - first)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Container, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +44,7 @@ class SafetensorsWriter:
         *,
         shard_size: int = SHARD_SIZE,
         metadata: Mapping[str, str] = METADATA,
+        finished: Container[str] = (),
     ):
         """Create the files and write their headers.
 
@@ -52,10 +53,11 @@ class SafetensorsWriter:
           specs: name -> shape and element type, in the order of the shards.
           shard_size: bytes of data per file; a larger tensor gets its own file.
           metadata: free text for the headers.
+          finished: names of files that are there already, and stay as they are.
 
         Raises:
           ValueError: an element type or a name that the format cannot store.
-          FileExistsError: a file is there already.
+          FileExistsError: another file is there already.
         """
         files = split(specs, shard_size)
         self.folder = Path(folder)
@@ -63,11 +65,17 @@ class SafetensorsWriter:
         with ExitStack() as undo:
             undo.callback(self.abandon)
             for file, held in files.items():
-                self._files.append(_File(self.folder / file, held, metadata))
-            if len(files) > 1:
+                if file not in finished:
+                    self._files.append(_File(self.folder / file, held, metadata))
+            if len(files) > 1 and INDEX not in finished:
                 self._write_index(specs, files)
             undo.pop_all()
         self._place = {n: file for file in self._files for n in file.missing}
+
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """The tensors of every file."""
+        return {f.path.name: list(f.header.entries) for f in self._files}
 
     def write(self, name: str, array: ArrayLike) -> None:
         """Write one tensor.
@@ -79,28 +87,49 @@ class SafetensorsWriter:
         Raises:
           ValueError: unknown or already written name; another shape or type.
         """
+        self._file(name).write(name, array)
+
+    def write_part(self, name: str, entries: np.ndarray) -> None:
+        """Write the next entries of one tensor.
+
+        Args:
+          name: one of the names stated at the start, not yet complete.
+          entries: `[n]`, in row-major order, of the stated type.
+
+        Raises:
+          ValueError: unknown name, too many entries, another type.
+        """
+        self._file(name).write_part(name, entries)
+
+    def flush(self, file: str) -> None:
+        """Make the data of one file last.
+
+        Raises:
+          ValueError: one of its tensors is not complete.
+        """
+        (one,) = (each for each in self._files if each.path.name == file)
+        _check_complete(self.folder, one.missing)
+        one.flush()
+
+    def _file(self, name: str) -> "_File":
         if name not in self._place:
             raise ValueError(
                 f"{self.folder}: {name!r} was not announced to the writer."
             )
-        self._place[name].write(name, array)
+        return self._place[name]
 
     def close(self) -> None:
         """Flush the files to disk.
 
         Raises:
-          ValueError: a tensor was never written.
+          ValueError: a tensor is not complete.
         """
-        missing = [n for file in self._files for n in file.missing]
-        if not missing:
+        try:
+            _check_complete(self.folder, [n for f in self._files for n in f.missing])
             for file in self._files:
                 file.flush()
-        self.abandon()
-        if missing:
-            raise ValueError(
-                f"{self.folder}: {len(missing)} tensors were never written,"
-                f" {missing[0]!r} first; the checkpoint is incomplete."
-            )
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Close the files, complete or not."""
@@ -221,22 +250,35 @@ class _File:
         head, header = layout(specs, metadata)
         self.path = path
         self.header: Header = header
-        self.missing = dict.fromkeys(specs)
+        self.missing = {name: spec.size for name, spec in specs.items()}
         self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         self._put(memoryview(head), 0)
 
     def write(self, name: str, array: ArrayLike) -> None:
         spec, start = self.header.entries[name]
-        if name not in self.missing:
-            raise ValueError(f"{self.path}: {name!r} was written already.")
-        got = _spec(array)
-        if got != spec:
-            raise ValueError(
-                f"{self.path}: {name!r} is {got.dtype} of shape {got.shape}, but"
-                f" {spec.dtype} of shape {spec.shape} was announced."
-            )
+        self._check(name, _spec(array), spec)
         del self.missing[name]
         self._put(_row_major_bytes(array, spec.dtype), start)
+
+    def write_part(self, name: str, entries: np.ndarray) -> None:
+        spec, start = self.header.entries[name]
+        left = self.missing.get(name, 0)
+        size = min(entries.size, left)
+        self._check(name, _spec(entries), Spec((size,), spec.dtype))
+        done = (spec.size - left) * spec.dtype.itemsize
+        self._put(_row_major_bytes(entries, spec.dtype), start + done)
+        self.missing[name] = left - size
+        if left == size:
+            del self.missing[name]
+
+    def _check(self, name: str, got: Spec, announced: Spec) -> None:
+        if name not in self.missing:
+            raise ValueError(f"{self.path}: {name!r} was written already.")
+        if got != announced:
+            raise ValueError(
+                f"{self.path}: {name!r} is {got.dtype} of shape {got.shape}, but"
+                f" {announced.dtype} of shape {announced.shape} was announced."
+            )
 
     def flush(self) -> None:
         os.fsync(self._descriptor)
@@ -250,6 +292,14 @@ class _File:
         while data:
             done = os.pwrite(self._descriptor, data, offset)
             data, offset = data[done:], offset + done
+
+
+def _check_complete(folder: Path, missing: Collection[str]) -> None:
+    if missing:
+        raise ValueError(
+            f"{folder}: {len(missing)} tensors were never written,"
+            f" {min(missing)!r} first; the checkpoint is incomplete."
+        )
 
 
 def _spec(array: ArrayLike) -> Spec:

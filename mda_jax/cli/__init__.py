@@ -9,7 +9,9 @@ import typer
 from mda_jax.cli import glyphs
 from mda_jax.cli.demo import demo
 from mda_jax.cli.merge import merge
+from mda_jax.cli.mergekit import with_mergekits_options
 from mda_jax.cli.methods import methods
+from mda_jax.cli.plan import plan
 from mda_jax.cli.threads import one_thread_for_lapack
 
 
@@ -21,8 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(demo)
-app.command()(merge)
+app.command()(with_mergekits_options(merge))
 app.command()(methods)
+app.command()(plan)
 app.add_typer(glyphs.app, name="glyphs")
 
 

@@ -15,11 +15,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 @contextmanager
-def one_line_errors(*, debug: bool) -> Iterator[None]:
+def one_line_errors(*, debug: bool, every: bool = False) -> Iterator[None]:
     """Turn what goes wrong inside into a line and an exit code.
 
     Args:
       debug: let the error through, traceback and all.
+      every: a line for every problem that was found, not for the first alone.
 
     Yields:
       Nothing. A wrong request exits with 2, a failed merge with 1, an interrupt with
@@ -35,7 +36,13 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     except Exception as e:
         if debug:
             raise
-        _exit(_text(e), MISUSED if isinstance(e, ConfigError) else FAILED)
+        others = [str(other) for other in getattr(e, "others", ())]
+        more = f" And {len(others)} more; `mda-jax plan` shows them." if others else ""
+        for text in [_text(e), *others][: -1 if every else 0]:
+            _complain(text)
+        last = others[-1] if every and others else _text(e)
+        code = MISUSED if isinstance(e, ConfigError) else FAILED
+        _exit(last + ("" if every else more), code)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -51,8 +58,12 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _exit(text: str, code: int) -> NoReturn:
-    print(f"mda-jax: error: {_flat(text)}", file=sys.stderr)
+    _complain(text)
     raise typer.Exit(code)
+
+
+def _complain(text: str) -> None:
+    print(f"mda-jax: error: {_flat(text)}", file=sys.stderr)
 
 
 def _text(error: Exception) -> str:

@@ -1,14 +1,15 @@
 """`mda-jax merge`: model folders in, one model folder out."""
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mda_jax.cli.errors import Debug, one_line_errors, warn
+from mda_jax.cli.layout import Layout, RuleSet, rules
 from mda_jax.cli.memory import return_freed_memory
+from mda_jax.cli.plan import Truncate, plan
 from mda_jax.cli.progress import progress
 
 
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
     from mda_jax.pipeline import Report
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
-
-
-class RuleSet(StrEnum):
-    """Which tensors count as matrices."""
-
-    DEFAULT = "default"
-    EVERY_2D = "every_2d"
 
 
 def shard_size(text: str) -> int:
@@ -40,42 +34,68 @@ def shard_size(text: str) -> int:
 def merge(
     config: Annotated[Path, typer.Argument(help="What to merge: mergekit's YAML.")],
     out: Annotated[Path, typer.Argument(help="Folder to create.")],
-    seed: Annotated[int, typer.Option(help="For methods that draw numbers.")] = 0,
-    layout: Annotated[
-        RuleSet,
-        typer.Option(
-            help="Which tensors spectral methods see as matrices: linear maps and"
-            " convolutions, or every 2-D tensor as fusion-bench does."
-        ),
-    ] = RuleSet.DEFAULT,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", "--random-seed", help="For methods that draw numbers."),
+    ] = 0,
+    layout: Layout = RuleSet.DEFAULT,
     out_shard_size: Annotated[
         int,
         typer.Option(parser=shard_size, metavar="SIZE", help="Bytes per weight file."),
     ] = "5B",  # type: ignore[assignment]  # parsed like what the user types
+    copy_tokenizer: Annotated[
+        bool, typer.Option(help="Copy the tokenizer's files.")
+    ] = True,
+    write_model_card: Annotated[bool, typer.Option(help="Write README.md.")] = True,
+    intermediate_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--intermediate-dir", "-I", help="Folder for the named merges of CONFIG."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace OUT once the merge is complete.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted merge.")
+    ] = False,
+    truncate: Truncate = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan; write nothing.")
+    ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", help="Print warnings and errors only.")
+        bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")
     ] = False,
     debug: Debug = False,
 ) -> None:
     """Merge the models of CONFIG into the new folder OUT."""
+    if dry_run:
+        plan(config, layout=layout, truncate=truncate, debug=debug)
+        return
     return_freed_memory()
     with one_line_errors(debug=debug):
-        from mda_jax import pipeline, trees
+        from mda_jax import pipeline
 
-        rules = {RuleSet.DEFAULT: None, RuleSet.EVERY_2D: trees.every_2d}[layout]
         with progress("merging", in_bytes=True, shown=not quiet) as watch:
-            report = pipeline.run(
+            reports = pipeline.run_all(
                 config,
                 out,
+                intermediate=intermediate_dir,
                 seed=seed,
-                layout=rules,
+                layout=rules(layout),
                 shard_size=out_shard_size,
+                force=force,
+                resume=resume,
+                card=write_model_card,
+                tokenizer=copy_tokenizer,
+                truncate_embeddings=truncate,
                 watch=watch,
             )
-        for line in report.warnings:
-            warn(line)
-        if not quiet:
-            _summarise(report)
+        for report in reports:
+            for line in report.warnings:
+                warn(line)
+            if not quiet:
+                _summarise(report)
 
 
 def _summarise(report: "Report") -> None:

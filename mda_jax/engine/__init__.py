@@ -1,4 +1,4 @@
 """The driver: any pytree, inside or outside jit, one compiled call per bucket."""
 
 from mda_jax.engine._merge import merge as merge, merge_by_name as merge_by_name
-from mda_jax.engine._stream import stream as stream
+from mda_jax.engine._stream import settle as settle, stream as stream

@@ -64,6 +64,30 @@ def stream(
     return run(job, method, key, batch)
 
 
+def settle(
+    leaves: Leaves,
+    read: Callable[[str], tuple[Any, Sequence[Any]]],
+    method: Method,
+    *,
+    layout: trees.Rules | None = None,
+) -> Stage:
+    """The stage of a whole-model method, from passes over all leaves.
+
+    Args:
+      leaves: as for `stream`: of the whole model.
+      read: as for `stream`; called once a leaf for each survey.
+      method: a stage, which is returned as it is, or a `WholeModel`.
+      layout: rules as in `trees.layouts`.
+
+    Returns:
+      A stage for `stream`, which may then go through the leaves in parts.
+    """
+    job = Job(
+        leaves, partial(_checked, leaves, read), trees.layouts(leaves, layout), {}
+    )
+    return _settled(job, method, trees.buckets(job.leaves, job.plan))
+
+
 def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, Any]]:
     """Every leaf of a job, merged; those that are not floating as the base has them."""
     for name, leaf in job.leaves.items():

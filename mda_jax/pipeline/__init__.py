@@ -1,5 +1,7 @@
 """Merging model folders: configuration, plan, streaming, atomic output."""
 
 from mda_jax.pipeline.errors import ConfigError as ConfigError, MergeError as MergeError
+from mda_jax.pipeline.plan import Plan as Plan, plan as plan
 from mda_jax.pipeline.report import Report as Report
 from mda_jax.pipeline.run import run as run
+from mda_jax.pipeline.several import run_all as run_all

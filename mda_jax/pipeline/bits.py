@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 
-_SLICE = 1 << 20  # entries
+SLICE = 1 << 20  # entries
 
 Read = Callable[[], np.ndarray]
 
@@ -46,4 +46,4 @@ def is_finite(a: Read) -> bool:
 
 
 def _slices(a: Read) -> Iterator[np.ndarray]:
-    return (a().reshape(-1)[i : i + _SLICE] for i in range(0, a().size, _SLICE))
+    return (a().reshape(-1)[i : i + SLICE] for i in range(0, a().size, SLICE))

@@ -8,52 +8,210 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mda_jax.pipeline.document import Document, Steps, nearest, read_document
 from mda_jax.pipeline.errors import ConfigError
+from mda_jax.pipeline.references import Located, locate
+from mda_jax.pipeline.settings import Settings, Strict
 
 
-NOT_YET = {
-    "slices": "layer slices",
-    "modules": "per-module merges",
-    "tokenizer": "building a tokenizer",
-    "tokenizer_source": "building a tokenizer",
-    "chat_template": "choosing a chat template",
-    "name": "several merges in one file",
-}
+_LAYOUTS = ("models", "slices", "modules")
 
 
 def _dtype_name(value: Any) -> Any:
     return value.removeprefix("torch.") if isinstance(value, str) else value
 
 
+def _reference(value: Any) -> Any:
+    """A model reference as a string, from any of the forms that mergekit accepts."""
+    if not isinstance(value, dict):
+        return value
+    if value.keys() - {"lora", "revision"} not in ({"model"}, {"path"}):
+        wanted = "a model is a name, {path, revision} or {model, lora}"
+        raise _problem(f"{wanted}, not a mapping of {list(value)}")
+    signs = {"model": "", "path": "", "revision": "@", "lora": "+"}
+    texts = {key: _reference(value[key]) for key in signs if key in value}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise _problem(f"{key!r}: got {text!r}; expected text (in quotes, maybe)")
+    return "".join(signs[key] + text for key, text in texts.items())
+
+
+def _range(value: Any) -> Any:
+    if value[0] < 0 or value[1] <= value[0]:
+        raise _problem(f"got {value}; expected [first, end] with 0 <= first < end")
+    return value
+
+
+def _problem(text: str) -> PydanticCustomError:
+    return PydanticCustomError("config", "{text}", {"text": text})
+
+
 Dtype = Annotated[
     Literal["bfloat16", "float16", "float32"], BeforeValidator(_dtype_name)
 ]
-Setting = bool | Annotated[float, Field(allow_inf_nan=False)]
+Reference = Annotated[str, BeforeValidator(_reference)]
+LayerRange = Annotated[
+    list[int], Field(min_length=2, max_length=2), AfterValidator(_range)
+]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Model(_Strict):
+class Model(Strict):
     """One model to merge, with the parameters that are its own."""
 
-    model: str
-    parameters: dict[str, Setting] = {}
+    model: Reference
+    parameters: Settings = Field(default={})
 
 
-class Config(_Strict):
+class Source(Strict):
+    """Layers of one model, `[first, end)`, that go into a slice."""
+
+    model: Reference
+    layer_range: LayerRange | None = None
+    parameters: Settings = Field(default={})
+
+
+class Slice(Strict):
+    """Layers of the output, merged from as many layers of each source."""
+
+    sources: Annotated[list[Source], Field(min_length=1)]
+    base_model: Reference | None = None
+    parameters: Settings = Field(default={})
+    residual_weight: float | None = None  # read by mergekit, and not used
+
+
+class Row(Strict):
+    """Where the row of a token is taken from; no kind, for a model's own row of it."""
+
+    kind: Literal["zero", "model_token"] | None = None
+    model: Reference | None = None
+    token_id: Annotated[int, Field(ge=0)] | None = None
+    token: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_reference(cls, data: Any) -> Any:
+        return data if isinstance(data, dict) and "kind" in data else {"model": data}
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> "Row":
+        chosen = {"token", "token_id"} & self.model_fields_set
+        if self.kind == "zero" and self.model_fields_set != {"kind"}:
+            raise _problem("kind: zero takes nothing else")
+        if self.kind == "model_token" and (self.model is None or len(chosen) != 1):
+            wanted = "'model' and one of 'token' and 'token_id'"
+            raise _problem(f"kind: model_token takes {wanted}")
+        return self
+
+
+class Token(Strict):
+    """A token of the output; no source, for the rule that holds for all tokens."""
+
+    source: Row | None = None
+    force: bool = False
+
+
+class TokenizerOptions(Strict):
+    """The vocabulary of the output: `union`, `base`, or that of a model."""
+
+    source: Reference = "union"
+    tokens: dict[str, Token] = Field(default={})
+    pad_to_multiple_of: Annotated[int, Field(gt=0)] | None = None
+
+
+Models = Annotated[list[Model], Field(min_length=1)]
+Slices = Annotated[list[Slice], Field(min_length=1)]
+
+
+class _OneOf(Strict):
+    @model_validator(mode="before")
+    @classmethod
+    def _exactly_one(cls, data: Any) -> Any:
+        fields = [name for name in _LAYOUTS if name in cls.model_fields]
+        given = [name for name in fields if isinstance(data, dict) and name in data]
+        if len(given) > 1:
+            listed = " and ".join(map(repr, given))
+            raise _problem(f"{listed} exclude each other; give one of them")
+        return data
+
+
+class Module(_OneOf):
+    """A part of the model that is merged in its own way."""
+
+    models: Models | None = None
+    slices: Slices | None = None
+    parameters: Settings = Field(default={})
+
+
+class Config(_OneOf):
     """A whole merge."""
 
+    name: str | None = None  # for other documents of the file
     merge_method: str
-    models: Annotated[list[Model], Field(min_length=1)]
-    base_model: str | None = None
+    models: Models | None = None
+    slices: Slices | None = None
+    modules: Annotated[dict[str, Module], Field(min_length=1)] | None = None
+    base_model: Reference | None = None
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
-    parameters: dict[str, Setting] = {}
+    parameters: Settings = Field(default={})
+    tokenizer: TokenizerOptions | None = None
+    tokenizer_source: Reference | None = None
+    chat_template: str | None = None
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> "Config":
+        if self.tokenizer is not None and self.tokenizer_source is not None:
+            which = "'tokenizer' and 'tokenizer_source' exclude each other"
+            raise _problem(f"{which}; give 'tokenizer'")
+        return self
+
+    @property
+    def tokenizer_options(self) -> TokenizerOptions | None:
+        """What is asked of the tokenizer, in either spelling."""
+        if self.tokenizer_source is not None:
+            return TokenizerOptions(source=self.tokenizer_source)
+        return self.tokenizer
+
+
+class Level(NamedTuple):
+    """Parameters of one place in the document."""
+
+    steps: Steps  # of the place, without `parameters`
+    settings: Settings
+
+
+class Ingredient(NamedTuple):
+    """A model of a section."""
+
+    name: str  # as written
+    model: Located
+    layers: range | None  # None: all
+    own: Level
+
+    @property
+    def folder(self) -> Path:
+        """Of the model itself, without its adapter."""
+        return self.model.folder
+
+
+class Section(NamedTuple):
+    """A part of the output: some layers, a module, or all of it."""
+
+    ingredients: tuple[Ingredient, ...]
+    base: int | None  # which of the ingredients
+    levels: tuple[Level, ...]  # parameters for all ingredients, the nearest first
+    module: str | None
+    steps: Steps
 
 
 class Request(NamedTuple):
@@ -61,23 +219,40 @@ class Request(NamedTuple):
 
     config: Config
     document: Document
-    folders: tuple[Path, ...]  # of config.models
-    base: Path | None
+    sections: tuple[Section, ...]
+    named: dict[str, Located]  # by reference: the base, and those of the tokenizer
+
+    @property
+    def base(self) -> Located | None:
+        """The base of the whole merge."""
+        return self.named.get(self.config.base_model or "")
+
+    @property
+    def models(self) -> dict[Path, Located]:
+        """Every model that is merged, by what stands for it."""
+        return {i.model.path: i.model for s in self.sections for i in s.ingredients}
+
+    @property
+    def is_sliced(self) -> bool:
+        """Whether layers are picked one slice at a time."""
+        return any(i.layers is not None for s in self.sections for i in s.ingredients)
 
 
-def load(source: str | os.PathLike[str] | Mapping[str, Any]) -> Request:
+def load(source: Document | str | os.PathLike[str] | Mapping[str, Any]) -> Request:
     """Read a configuration.
 
     Args:
-      source: a YAML file, or its content as a dictionary.
+      source: a YAML file, or its content as a dictionary, or parsed already.
 
     Returns:
-      The configuration, checked, and the folders of its models.
+      The configuration, checked, and what goes into each part of the output.
 
     Raises:
       ConfigError: anything in it is unknown, ill-typed, missing or not supported.
     """
-    if isinstance(source, Mapping):
+    if isinstance(source, Document):
+        document = source
+    elif isinstance(source, Mapping):
         document = Document("config", dict(source), {})
     else:
         document = read_document(Path(source))
@@ -85,67 +260,38 @@ def load(source: str | os.PathLike[str] | Mapping[str, Any]) -> Request:
 
 
 def _normalised(document: Document) -> Document:
-    """The document with every model reference as a string; refuses what is not yet."""
+    """The document without empty values."""
     top = document.data
     if not isinstance(top, dict):
         raise document.error((), "a merge configuration is a mapping of keys.")
-    for key, what in NOT_YET.items():
-        if key in top:
-            raise document.error((key,), f"{key!r}: {what} is not supported yet.")
-    top = dict(top)
-    if top.get("base_model") is not None:
-        top["base_model"] = _reference(document, ("base_model",), top["base_model"])
-    if isinstance(top.get("models"), list):
-        top["models"] = [
-            _entry(document, ("models", i), m) for i, m in enumerate(top["models"])
-        ]
-    top = {k: v for k, v in top.items() if v is not None}
-    _refuse_varying(document, ("parameters",), top.get("parameters"))
+    top = _models_by_name(_without_nulls(_with_tokens(top)))
     return document._replace(data=top)
 
 
-def _entry(document: Document, path: Steps, entry: Any) -> Any:
-    """One item of `models`: a bare reference is short for `{model: reference}`."""
-    if isinstance(entry, str):
-        return {"model": entry}
-    if isinstance(entry, dict) and entry.get("model") is not None:
-        entry = {k: v for k, v in entry.items() if v is not None}
-        _refuse_varying(document, (*path, "parameters"), entry.get("parameters"))
-        steps = (*path, "model")
-        return entry | {"model": _reference(document, steps, entry["model"])}
-    return entry
+def _with_tokens(top: dict[str, Any]) -> dict[str, Any]:
+    """Tokens of the tokenizer that come without options have none, but are there."""
+    options = top.get("tokenizer")
+    if not isinstance(options, dict) or not isinstance(options.get("tokens"), dict):
+        return top
+    tokens = {t: {} if own is None else own for t, own in options["tokens"].items()}
+    return top | {"tokenizer": options | {"tokens": tokens}}
 
 
-def _reference(document: Document, path: Steps, value: Any) -> Any:
-    """A model reference as a string, from any of the forms that mergekit accepts."""
-    if not isinstance(value, dict):
-        return value
-    if value.get("lora") is not None:
-        raise document.error(path, "'lora': merging adapters is not supported yet.")
-    if value.get("revision") is not None:
-        raise document.error(path, "'revision': hub revisions are not supported yet.")
-    empty = {k for k in ("lora", "revision") if k in value}
-    if value.keys() - empty not in ({"model"}, {"path"}):
-        raise document.error(
-            path, f"a model is a path or {{path: ...}}, not a mapping of {list(value)}."
-        )
-    return _reference(document, path, value.get("model", value.get("path")))
+def _without_nulls(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _without_nulls(v) for k, v in node.items() if v is not None}
+    return list(map(_without_nulls, node)) if isinstance(node, list) else node
 
 
-def _refuse_varying(document: Document, path: Steps, parameters: Any) -> None:
-    """Refuse values that vary over the depth or by tensor name."""
-    if not isinstance(parameters, dict):
-        return
-    for name, value in parameters.items():
-        steps = (*path, name)
-        if isinstance(value, dict) or (
-            isinstance(value, list) and any(isinstance(v, dict) for v in value)
-        ):
-            problem = "a {filter, value} conditional is not supported yet"
-            raise document.error(steps, f"{name!r}: {problem}; give one value.")
-        if isinstance(value, list):
-            problem = "a list (a gradient over the layers) is not supported yet"
-            raise document.error(steps, f"{name!r}: {problem}; give one value.")
+def _models_by_name(node: Any) -> Any:
+    """A bare reference in a list of models is short for `{model: reference}`."""
+    if not isinstance(node, dict):
+        return node
+    node = {k: _models_by_name(v) if k != "parameters" else v for k, v in node.items()}
+    if isinstance(node.get("models"), list):
+        models = node["models"]
+        node["models"] = [{"model": m} if isinstance(m, str) else m for m in models]
+    return node
 
 
 def _validated(document: Document) -> Request:
@@ -153,42 +299,170 @@ def _validated(document: Document) -> Request:
         config = Config.model_validate(document.data)
     except ValidationError as e:
         raise _worded(document, e) from e
-    models = [
-        _folder(document, ("models", i), m.model) for i, m in enumerate(config.models)
+    top = Level((), config.parameters)
+    sections: list[Section] = []
+    if config.modules is None:
+        sections += _sections(document, config, config, (), (top,), None)
+    else:
+        for name, module in config.modules.items():
+            steps = ("modules", name)
+            levels = (Level(steps, module.parameters), top)
+            sections += _sections(document, config, module, steps, levels, name)
+    named = _named(document, config, sections)
+    return Request(config, document, tuple(sections), named)
+
+
+def _named(
+    document: Document, config: Config, sections: list[Section]
+) -> dict[str, Located]:
+    """The models that are named outside the sections, as the sections have them."""
+    places: dict[str, Steps] = {}
+    if config.base_model is not None:
+        places[config.base_model] = ("base_model",)
+    options = config.tokenizer_options or TokenizerOptions()
+    if options.source not in ("union", "base"):
+        old = config.tokenizer_source is not None
+        asked: Steps = ("tokenizer_source",) if old else ("tokenizer", "source")
+        places.setdefault(options.source, asked)
+    for token, entry in options.tokens.items():
+        if entry.source is not None and entry.source.model is not None:
+            steps = ("tokenizer", "tokens", token, "source")
+            places.setdefault(entry.source.model, steps)
+    merged = [each.model for section in sections for each in section.ingredients]
+    named = {name: _located(document, at, name) for name, at in places.items()}
+    return {
+        name: next((each for each in merged if each.is_same(model)), model)
+        for name, model in named.items()
+    }
+
+
+def _sections(
+    document: Document,
+    config: Config,
+    part: Config | Module,
+    steps: Steps,
+    levels: tuple[Level, ...],
+    module: str | None,
+) -> list[Section]:
+    if part.slices is not None:
+        return [
+            _slice(document, config, each, (*steps, "slices", i), levels, module)
+            for i, each in enumerate(part.slices)
+        ]
+    if part.models is None:
+        wanted = "'models' or 'slices'" if module else "'models', 'slices' or 'modules'"
+        raise document.error(steps, f"{wanted} is missing: what to merge.")
+    listed = [
+        _ingredient(document, (*steps, "models", i), each)
+        for i, each in enumerate(part.models)
     ]
-    base = config.base_model
-    folder = None if base is None else _folder(document, ("base_model",), base)
-    return Request(config, document, tuple(models), folder)
+    listed, base = _with_base(document, config.base_model, ("base_model",), listed)
+    return [Section(tuple(listed), base, levels, module, steps)]
+
+
+def _slice(
+    document: Document,
+    config: Config,
+    each: Slice,
+    steps: Steps,
+    levels: tuple[Level, ...],
+    module: str | None,
+) -> Section:
+    """A slice; mergekit adds no base to it that is not among its sources."""
+    listed = [
+        _ingredient(document, (*steps, "sources", j), source)
+        for j, source in enumerate(each.sources)
+    ]
+    lengths = {i.layers and len(i.layers) for i in listed}
+    if len(lengths) > 1:
+        raise document.error(steps, "the sources of a slice differ in their lengths.")
+    own_base = each.base_model is not None
+    base_steps = (*steps, "base_model") if own_base else ("base_model",)
+    reference = each.base_model if own_base else config.base_model
+    with_base, base = _with_base(document, reference, base_steps, listed)
+    if len(with_base) > len(listed):
+        with_base, base = listed, None
+    levels = (Level(steps, each.parameters), *levels)
+    return Section(tuple(with_base), base, levels, module, steps)
+
+
+def _with_base(
+    document: Document,
+    reference: str | None,
+    steps: Steps,
+    listed: list[Ingredient],
+) -> tuple[list[Ingredient], int | None]:
+    """The models with the base among them, last if it was not; and its place."""
+    if reference is None:
+        return listed, None
+    model = _located(document, steps, reference)
+    for i, each in enumerate(listed):
+        if each.model.is_same(model):
+            return listed, i
+    base = Ingredient(reference, model, None, Level(steps, {}))
+    return [*listed, base], len(listed)
+
+
+def _ingredient(document: Document, steps: Steps, each: Model | Source) -> Ingredient:
+    model = _located(document, (*steps, "model"), each.model)
+    layers = getattr(each, "layer_range", None)
+    own = Level(steps, each.parameters)
+    return Ingredient(each.model, model, layers and range(*layers), own)
 
 
 def _worded(document: Document, errors: ValidationError) -> ConfigError:
-    """One problem in our words, a misspelt key before what is missing for it."""
-    problem = min(errors.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    """The problems in our words, a misspelt key before what is missing for it."""
+    found = sorted(errors.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    worded = {str(e): e for e in (_in_words(document, each) for each in found)}
+    first, *others = worded.values()
+    first.others = tuple(others)
+    return first
+
+
+def _in_words(document: Document, problem: ErrorDetails) -> ConfigError:
     path, where = problem["loc"], ".".join(map(str, problem["loc"]))
+    if "parameters" in path[:-1] and path[0] != "tokenizer":
+        steps = path[: path.index("parameters") + 2]
+        got, where = _shown(document, steps), ".".join(map(str, steps))
+        expected = (
+            "expected a number or a boolean, a list of numbers (over the layers) or a"
+            " list of {filter, value}"
+        )
+        return document.error(steps, f"{where!r}: got {got}; {expected}.")
     if problem["type"] == "extra_forbidden":
-        known = Config if len(path) == 1 else Model
-        hint = nearest(str(path[-1]), known.model_fields)
+        known = _schema(path[:-1]).model_fields
+        hint = nearest(str(path[-1]), known)
         return document.error(path, f"unknown key {where!r}; {hint}.")
     if problem["type"] == "missing":
         return document.error(path[:-1], f"{where!r} is missing.")
-    if "parameters" in path[:-1]:
-        return document.error(
-            path,
-            f"{where!r}: got {problem['input']!r}; expected a number or a boolean.",
-        )
+    if problem["type"] == "config":
+        return document.error(path, f"{problem['msg']}.")
     got = "" if problem["type"] == "too_short" else f", got {problem['input']!r}"
     return document.error(path, f"{where!r}: {problem['msg']}{got}.")
 
 
-def _folder(document: Document, path: Steps, reference: str) -> Path:
-    """The local folder or file that a reference names."""
-    folder = Path(reference).expanduser()
-    if folder.exists():
-        return folder
-    if "+" in reference:
-        why = "merging an adapter (model+adapter) is not supported yet"
-    elif "@" in reference:
-        why = "hub revisions (model@revision) are not supported yet"
-    else:
-        why = "models are local folders; download a hub model first"
-    raise document.error(path, f"model {reference!r}: no such folder; {why}.")
+def _schema(path: Steps) -> type[BaseModel]:
+    """What is expected at a place of the document."""
+    names = [step for step in path if isinstance(step, str)]
+    if names[:1] == ["tokenizer"]:  # .tokens.<token>.source
+        return (TokenizerOptions, TokenizerOptions, Token, Row)[len(names) - 1]
+    if names[-1:] == ["sources"]:
+        return Source
+    if names[-1:] == ["slices"]:
+        return Slice
+    if names[-1:] == ["models"]:
+        return Model
+    return Module if names[:1] == ["modules"] else Config
+
+
+def _shown(document: Document, steps: Steps) -> str:
+    text = repr(document.at(*steps))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _located(document: Document, path: Steps, reference: str) -> Located:
+    """Where a model is; an error has the line that names it."""
+    try:
+        return locate(reference)
+    except ConfigError as e:
+        raise document.error(path, str(e)) from e

@@ -38,7 +38,7 @@ class Document(NamedTuple):
 
 
 def read_document(path: Path) -> Document:
-    """Parse a YAML file.
+    """Parse a YAML file that holds one document.
 
     Args:
       path: the file, UTF-8.
@@ -49,10 +49,19 @@ def read_document(path: Path) -> Document:
     Raises:
       ConfigError: no such file, or no valid YAML; the message has the line.
     """
+    documents = read_documents(path)
+    if len(documents) != 1:
+        raise ConfigError(
+            f"{path}: holds {len(documents)} documents, expected one merge here."
+        )
+    return documents[0]
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Parse a YAML file with `---` between its documents; see `read_document`."""
     try:
-        data = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
-        lines: dict[Steps, int] = {(): 1}
-        return Document(str(path), _plain(data, (), lines), lines)
+        found = list(YAML(typ="rt").load_all(path.read_text(encoding="utf-8")))
+        return [_document(str(path), data) for data in found or [None]]
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read ({e.strerror}).") from e
     except MarkedYAMLError as e:
@@ -63,6 +72,11 @@ def read_document(path: Path) -> Document:
     except (YAMLError, ValueError, RecursionError) as e:
         reason = (str(e) or type(e).__name__).split("\n")[0]
         raise ConfigError(f"{path}: no valid YAML: {reason}.") from e
+
+
+def _document(source: str, data: Any) -> Document:
+    lines: dict[Steps, int] = {(): 1}
+    return Document(source, _plain(data, (), lines), lines)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,9 +1,53 @@
 """What can go wrong in a merge from files, besides a damaged file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-class ConfigError(ValueError):
+
+class _Problem(ValueError):
+    """One problem, and those that were found with it."""
+
+    others: "tuple[_Problem, ...]" = ()
+
+
+class ConfigError(_Problem):
     """The request makes no sense as written: a key, a value, a path."""
 
 
-class MergeError(ValueError):
+class MergeError(_Problem):
     """The request is fine, but these models cannot be merged."""
+
+
+class Problems:
+    """Problems of independent checks, to be told together.
+
+    >>> problems = Problems()
+    >>> for value in (1, 2, 3):
+    ...     with problems.collected():
+    ...         if value != 2:
+    ...             raise ConfigError(f"{value} is odd.")
+    >>> try:
+    ...     problems.raise_any()
+    ... except ConfigError as error:
+    ...     print(error, [str(other) for other in error.others])
+    1 is odd. ['3 is odd.']
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, _Problem] = {}
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep a problem for later."""
+        try:
+            yield
+        except (ConfigError, MergeError) as error:
+            for each in (error, *error.others):
+                self._found.setdefault(str(each), each)
+
+    def raise_any(self) -> None:
+        """Raise the first problem, if there is one; it knows the others."""
+        first, *others = self._found.values() or (None,)
+        if first is not None:
+            first.others = tuple(others)
+            raise first

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from mda_jax.converters.formats import Spec, Tensors
+from mda_jax.converters.formats import Spec
 from mda_jax.pipeline.bits import same_bits
-from mda_jax.pipeline.errors import MergeError
-from mda_jax.pipeline.names import is_recomputed, partners
+from mda_jax.pipeline.errors import MergeError, Problems
+from mda_jax.pipeline.names import is_recomputed, is_token_table, partners
+from mda_jax.pipeline.views import View
 
 
 COPIED = "copied: integers or booleans"
@@ -17,10 +18,14 @@ REBUILT = "copied: recomputed by the model"
 UNNEEDED = "dropped: recomputed by the model"
 DUPLICATE = "dropped: tied duplicate"
 
-_FLOATS = frozenset(
+FLOATS = frozenset(
     np.dtype(d) for d in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)
 )
 _SHOWN = 3  # tensors named in an error
+_REMEDY = (
+    "give 'tokenizer: {source: union}' to align the tokens, or"
+    " --unsafe-truncate-embeddings to cut the tables to the shortest"
+)
 
 
 class Inventory(NamedTuple):
@@ -32,7 +37,7 @@ class Inventory(NamedTuple):
     tied: list[dict[str, str]]  # per expert: tensor -> the one it holds instead
 
 
-def account(donor: Tensors, experts: Sequence[Tensors]) -> Inventory:
+def account(donor: View, experts: Sequence[View]) -> Inventory:
     """Decide what happens to each tensor, from names, shapes and types.
 
     Args:
@@ -57,14 +62,17 @@ def account(donor: Tensors, experts: Sequence[Tensors]) -> Inventory:
             merged[name] = spec
     _check_types(donor, list(merged))
     dropped, tied = {}, []
+    problems = Problems()
     for expert in experts:
         ties = _ties(merged, expert)
-        dropped[str(expert.path)] = _compare(donor, merged, expert, ties)
+        with problems.collected():
+            dropped[str(expert.path)] = _compare(donor, merged, expert, ties)
         tied.append(ties)
+    problems.raise_any()
     return Inventory(merged, copied, dropped, tied)
 
 
-def _ties(merged: dict[str, Spec], expert: Tensors) -> dict[str, str]:
+def _ties(merged: dict[str, Spec], expert: View) -> dict[str, str]:
     """For each weight the expert lacks, the tied one it holds."""
     lacking = (name for name in merged if name not in expert)
     held = {name: partners(name, expert) for name in lacking}
@@ -72,7 +80,7 @@ def _ties(merged: dict[str, Spec], expert: Tensors) -> dict[str, str]:
 
 
 def _compare(
-    donor: Tensors, merged: dict[str, Spec], expert: Tensors, ties: dict[str, str]
+    donor: View, merged: dict[str, Spec], expert: View, ties: dict[str, str]
 ) -> dict[str, str]:
     """The rules of what the expert has beyond the donor; one error for all problems."""
     problems = []
@@ -100,9 +108,9 @@ def _compare(
 
 
 def differing_copies(
-    donor: Tensors, experts: Sequence[Tensors], copied: dict[str, str]
+    donor: View, experts: Sequence[View], copied: dict[str, str]
 ) -> list[str]:
-    """Tensors that are copied although some model has other integers there.
+    """View that are copied although some model has other integers there.
 
     Args:
       donor: the model that they are copied from.
@@ -129,24 +137,27 @@ def differing_copies(
     return differing
 
 
-def _different(donor: Tensors, expert: Tensors, problems: list[str]) -> MergeError:
+def _different(donor: View, expert: View, problems: list[str]) -> MergeError:
     rest = len(problems) - _SHOWN
     more = f"; and {rest} more" if rest > 0 else ""
+    tables = (n for n in expert if n in donor and is_token_table(n))
+    differ = any(donor.spec(n).shape != expert.spec(n).shape for n in tables)
+    remedy = f": {_REMEDY}" if differ else ""
     return MergeError(
         f"{expert.path}: {len(problems)} tensors do not match {donor.path}:"
         f" {'; '.join(problems[:_SHOWN])}{more}. Only fine-tunes of one architecture"
-        " with one vocabulary can be merged."
+        f" with one vocabulary can be merged{remedy}."
     )
 
 
-def _same(one: Tensors, name: str, other: Tensors, its_name: str) -> bool:
-    return same_bits(lambda: one[name], lambda: other[its_name])
+def _same(one: View, name: str, other: View, its_name: str) -> bool:
+    return same_bits(lambda: one.raw(name), lambda: other.raw(its_name))
 
 
-def _check_types(model: Tensors, names: list[str]) -> None:
+def _check_types(model: View, names: list[str]) -> None:
     for name in names:
         dtype = model.spec(name).dtype
-        if dtype not in _FLOATS:
+        if dtype not in FLOATS:
             raise MergeError(
                 f"{model.path}: {name!r} is {dtype}, which has no meaning without its"
                 " scales or phases; expected float64, float32, float16 or bfloat16."

@@ -44,6 +44,23 @@ _TIED = (
 )
 
 
+_TOKEN_TABLE = re.compile(
+    r"(.+\.)?(embed_tokens(_per_layer)?|wte|word_embeddings|embed_in|embed_out|lm_head"
+    r"|tok_embeddings|(lm_head|predictions)\.decoder|vocab_projector)\.(weight|bias)"
+    r"|(.+\.)?cls\.predictions\.bias|(.+\.)?final_logits_bias"
+    r"|(model\.)?shared\.weight|proj_out\.weight"
+)
+
+
+def is_token_table(name: str) -> bool:
+    """Whether a tensor has one row for each token, by its name.
+
+    >>> [is_token_table(f"{n}.weight") for n in ("model.embed_tokens", "model.norm")]
+    [True, False]
+    """
+    return bool(_TOKEN_TABLE.fullmatch(name))
+
+
 def is_recomputed(name: str, spec: Spec) -> bool:
     """Whether a model rebuilds this tensor by itself, so that files need not have it.
 

@@ -1,11 +1,20 @@
-"""Looking up the parameters of a merge: the model's own, else the common ones."""
+"""The parameters of a merge, tensor by tensor: the nearest place that sets one counts.
 
-from collections.abc import Mapping
+The order is mergekit's: the model's own (in its slice), the slice's, the module's, the
+common ones, and what the method does by default.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from mda_jax.pipeline.config import Request
-from mda_jax.pipeline.document import Steps, nearest
-from mda_jax.pipeline.errors import ConfigError
+from mda_jax.pipeline.config import Ingredient, Level, Request, Section
+from mda_jax.pipeline.document import Document, Steps, nearest
+from mda_jax.pipeline.errors import ConfigError, Problems
+from mda_jax.pipeline.settings import Setting, at, filters, scalars
+
+
+Value = float | int | bool
 
 
 class Parameter(NamedTuple):
@@ -13,14 +22,45 @@ class Parameter(NamedTuple):
 
     default: float | bool | None  # None: required
     own: bool = False  # may differ from model to model
+    fraction: bool = False  # lies in (0, 1]
 
     @property
     def is_flag(self) -> bool:
         """Whether it is true or false, and no number."""
         return isinstance(self.default, bool)
 
+    def counted(self, value: Value) -> Value:
+        """The value as a whole number, where the default is one."""
+        return int(value) if type(self.default) is int else value
+
 
 Signature = Mapping[str, Parameter]
+
+
+class Place(NamedTuple):
+    """Where a tensor stands."""
+
+    tensor: str  # name in the output
+    stored: tuple[str, ...]  # name in each ingredient
+    depth: float  # of its layer, in [0, 1]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The values of every parameter for one tensor; hashable."""
+
+    items: tuple[tuple[str, Value], ...]
+    own: tuple[tuple[str, tuple[float, ...]], ...]  # one value per expert
+    experts: tuple[str, ...]  # as they are called in the configuration
+
+    @property
+    def common(self) -> dict[str, Value]:
+        """The parameters that experts have in common."""
+        return dict(self.items)
+
+    def each(self, name: str) -> tuple[float, ...]:
+        """The value for every expert."""
+        return dict(self.own)[name]
 
 
 def check(request: Request, signature: Signature) -> None:
@@ -33,65 +73,145 @@ def check(request: Request, signature: Signature) -> None:
     Raises:
       ConfigError: with the line and the nearest known name.
     """
-    config = request.config
-    for name, value in config.parameters.items():
-        _check_one(request, ("parameters", name), value, signature)
+    document, method = request.document, request.config.merge_method
     own = {name: p for name, p in signature.items() if p.own}
-    for i, model in enumerate(config.models):
-        for name, value in model.parameters.items():
-            steps = ("models", i, "parameters", name)
-            if name in signature and name not in own:
-                raise request.document.error(
-                    steps, f"{name!r} is one for all models: move it to the top level."
-                )
-            _check_one(request, steps, value, own)
+    problems = Problems()
+    for section in request.sections:
+        for steps, settings in section.levels:
+            for name, setting in settings.items():
+                with problems.collected():
+                    place = (*steps, "parameters", name)
+                    _check_one(document, method, place, setting, signature)
+        for ingredient in section.ingredients:
+            steps, settings = ingredient.own
+            for name, setting in settings.items():
+                with problems.collected():
+                    place = (*steps, "parameters", name)
+                    if name in signature and name not in own:
+                        problem = "is one for all models: move it to the top level."
+                        raise document.error(place, f"{name!r} {problem}")
+                    _check_one(document, method, place, setting, own)
+    problems.raise_any()
 
 
-def shared(request: Request, signature: Signature, name: str) -> float | bool:
-    """The value of a parameter that all models have in common."""
-    value = request.config.parameters.get(name, signature[name].default)
-    if value is None:
-        raise request.document.error((), f"parameter {name!r} is required.")
-    return value
+def numbers(
+    request: Request,
+    section: Section,
+    experts: tuple[int, ...],
+    signature: Signature,
+    place: Place,
+) -> Numbers:
+    """Look up every parameter for one tensor.
+
+    Args:
+      request: the merge.
+      section: the part of the output that the tensor belongs to.
+      experts: which of its ingredients have values of their own.
+      signature: the parameters of the method.
+      place: where the tensor stands.
+
+    Returns:
+      A value for each.
+
+    Raises:
+      ConfigError: a required one is missing.
+    """
+    method = request.config.merge_method
+    common, own = [], []
+    for name, parameter in signature.items():
+        shared = _first(section.levels, name, place.tensor, place.depth)
+        shared = parameter.default if shared is None else shared
+        if not parameter.own:
+            if shared is None:
+                problem = f"parameter {name!r} is required by {method}."
+                raise request.document.error(section.steps, problem)
+            common.append((name, parameter.counted(shared)))
+            continue
+        values = []
+        for i in experts:
+            mine = section.ingredients[i].own
+            found = _first((mine,), name, place.stored[i], place.depth)
+            found = shared if found is None else found
+            if found is None:
+                raise _missing(request, section.ingredients[i], name)
+            values.append(float(found))
+        own.append((name, tuple(values)))
+    names = tuple(section.ingredients[i].name for i in experts)
+    return Numbers(tuple(common), tuple(own), names)
 
 
-def own(request: Request, signature: Signature, name: str, model: int) -> float:
-    """The value of a parameter for one of the listed models."""
-    parameters = request.config.models[model].parameters
-    value = parameters.get(name, common(request, signature, name))
-    if value is None:
-        raise request.document.error(
-            ("models", model),
-            f"{request.config.models[model].model}: parameter {name!r} is required"
-            f" by {request.config.merge_method}; set it here or at the top level.",
-        )
-    return float(value)
+def check_filters(request: Request, places: list[tuple[Section, Place]]) -> None:
+    """Refuse a filter that no tensor's name contains.
+
+    Args:
+      request: the merge.
+      places: every tensor of the output.
+
+    Raises:
+      ConfigError: with the line.
+    """
+    seen: dict[tuple[Steps, str], bool] = {}
+    problems = Problems()
+    for section, place in places:
+        for steps, name, text in _filters(section.levels):
+            key = ((*steps, "parameters", name), text)
+            seen[key] = seen.get(key, False) or text in place.tensor
+        for stored, ingredient in zip(place.stored, section.ingredients, strict=True):
+            for steps, name, text in _filters((ingredient.own,)):
+                key = ((*steps, "parameters", name), text)
+                seen[key] = seen.get(key, False) or text in stored
+    for (steps, text), matched in seen.items():
+        with problems.collected():
+            if not matched:
+                problem = "is in the name of no tensor that is merged here."
+                raise request.document.error(steps, f"filter {text!r} {problem}")
+    problems.raise_any()
 
 
-def common(request: Request, signature: Signature, name: str) -> float | None:
-    """The value for models that do not set their own."""
-    return request.config.parameters.get(name, signature[name].default)
+def _filters(levels: tuple[Level, ...]) -> Iterator[tuple[Steps, str, str]]:
+    for steps, settings in levels:
+        for name, setting in settings.items():
+            for text in filters(setting):
+                yield steps, name, text
 
 
-def error(request: Request, name: str, model: int, problem: str) -> ConfigError:
-    """An error about one model's parameter, at the line that sets it."""
-    is_own = name in request.config.models[model].parameters
-    prefix: Steps = ("models", model) if is_own else ()
-    return request.document.error((*prefix, "parameters", name), problem)
+def _first(
+    levels: tuple[Level, ...], name: str, tensor: str, depth: float
+) -> Value | None:
+    settings = (level.settings[name] for level in levels if name in level.settings)
+    values = (at(setting, tensor, depth) for setting in settings)
+    return next((value for value in values if value is not None), None)
+
+
+def _missing(request: Request, ingredient: Ingredient, name: str) -> ConfigError:
+    return request.document.error(
+        ingredient.own.steps or ("base_model",),
+        f"{ingredient.name}: parameter {name!r} is required by"
+        f" {request.config.merge_method}; set it here or at the top level.",
+    )
 
 
 def _check_one(
-    request: Request, steps: Steps, value: float | bool, signature: Signature
+    document: Document,
+    method: str,
+    steps: Steps,
+    setting: Setting,
+    signature: Signature,
 ) -> None:
     name = str(steps[-1])
     if name not in signature:
-        raise request.document.error(
-            steps,
-            f"{request.config.merge_method} has no parameter {name!r};"
-            f" {nearest(name, signature)}.",
-        )
-    if isinstance(value, bool) != signature[name].is_flag:
-        expected = "true or false" if signature[name].is_flag else "a number"
-        raise request.document.error(
-            steps, f"{name!r}: got {value!r}; expected {expected}."
-        )
+        hint = nearest(name, signature)
+        problem = f"{method} has no parameter {name!r}; {hint}."
+        raise document.error(steps, problem)
+    parameter = signature[name]
+    for value in scalars(setting):
+        if isinstance(value, bool) != parameter.is_flag:
+            expected = "true or false" if parameter.is_flag else "a number"
+            problem = f"got {value!r}; expected {expected}."
+            raise document.error(steps, f"{name!r}: {problem}")
+        if parameter.counted(value) != value:
+            problem = f"got {value:g}; expected a whole number."
+            raise document.error(steps, f"{name!r}: {problem}")
+        if parameter.fraction and not 0 < value <= 1:
+            problem = f"got {value:g}; expected a fraction in (0, 1]."
+            raise document.error(steps, f"{name!r}: {problem}")

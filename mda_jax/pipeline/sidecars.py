@@ -1,24 +1,34 @@
 """The files of a model folder besides its weights: config, tokenizer, and so on."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mda_jax.pipeline.errors import MergeError
+from mda_jax.pipeline.manifest import CARD, CONFIG, MANIFEST
 
 
 WEIGHTS = frozenset(
     ".bin .ckpt .gguf .h5 .mlmodel .msgpack .npz .onnx .ot .pkl .pt .pth .safetensors"
     " .tflite".split()
 )
+_ABOUT = frozenset({CARD, MANIFEST, CONFIG})
+_TOKENIZER = re.compile(
+    r"token|^vocab\.|^merges\.txt$|spiece|sentencepiece|^tekken|chat_template"
+)
+_NOTES = ("config.json", "generation_config.json")
+_SPECIAL_ID = re.compile(r"_token_ids?$")
+_LAYERS = frozenset({"num_hidden_layers", "n_layer", "num_layers", "n_layers"})
 
 
 def sidecars(folder: Path) -> list[Path]:
     """What a merged model takes over from its donor, relative to the folder.
 
-    Everything but weights and their indices, hidden files and the README; a
+    Everything but weights and their indices, hidden files and what a model says about
+    itself (its card, and of a merged one the manifest and the configuration); a
     subfolder that holds weights (another format, a training checkpoint) is left out.
 
     Args:
@@ -35,29 +45,78 @@ def sidecars(folder: Path) -> list[Path]:
     return sorted(p.relative_to(folder) for p in _kept(folder))
 
 
-def copy_sidecars(folder: Path, to: Path, dtype: str | None) -> list[Path]:
-    """Copy the sidecars verbatim; only config.json may change, in its dtype.
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Those of the sidecars that are a tokenizer's."""
+    return [f for f in sidecars(folder) if _TOKENIZER.search(f.name)]
+
+
+def vocabulary_size(folder: Path) -> int | None:
+    """The number of tokens that a model's config.json notes, if it does."""
+    content = optional_json(folder / "config.json")
+    inner = content.get("text_config") or {}
+    return content.get("vocab_size") or inner.get("vocab_size")
+
+
+def copy_sidecars(
+    folder: Path,
+    to: Path,
+    dtype: str | None,
+    layers: int | None,
+    tokens: int | None,
+    *,
+    tokenizer: bool,
+) -> list[Path]:
+    """Copy the sidecars verbatim; only config.json may change.
 
     Args:
       folder: the donor.
       to: an existing folder.
-      dtype: element type to note in config.json; None keeps the file as it is.
+      dtype: element type to note in config.json; None keeps what it says.
+      layers: number of layers to note there; None keeps what it says.
+      tokens: size of the vocabulary to note there; None keeps what it says.
+      tokenizer: copy the tokenizer's files too.
 
     Returns:
       The relative paths copied.
     """
-    files = sidecars(folder)
+    files = [f for f in sidecars(folder) if tokenizer or not _TOKENIZER.search(f.name)]
+    copy_files(folder, files, to)
+    if (to / "config.json").is_file():
+        _update(to / "config.json", dtype, layers, tokens)
+    return files
+
+
+def copy_files(folder: Path, files: list[Path], to: Path) -> list[Path]:
+    """Copy some files of a folder to another; their relative paths."""
     for file in files:
         (to / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / file, to / file)
-    if dtype is not None and (to / "config.json").is_file():
-        _note_dtype(to / "config.json", dtype)
     return files
+
+
+def take_special_ids(folder: Path, to: Path) -> None:
+    """Note the ids of special tokens that another model notes.
+
+    Args:
+      folder: the model whose vocabulary the output has.
+      to: the folder of the output; what it notes under the same keys is replaced.
+    """
+    known = {
+        key: value
+        for name in _NOTES
+        for key, value in optional_json(folder / name).items()
+        if _SPECIAL_ID.search(key) and value is not None
+    }
+    for file in (to / name for name in _NOTES if (to / name).is_file()):
+        content = read_json(file)
+        changed = content | {k: v for k, v in known.items() if k in content}
+        if changed != content:
+            write_json(file, changed)
 
 
 def _kept(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
-        if path.name.startswith(".") or path.name == "README.md":
+        if path.name.startswith(".") or path.name in _ABOUT:
             continue
         if path.is_dir():
             if not any(_is_weights(p) for p in path.rglob("*")):
@@ -74,7 +133,7 @@ def _check_modules(folder: Path) -> None:
     listing = folder / "modules.json"
     if not listing.is_file():
         return
-    for module in _json(listing):
+    for module in read_json(listing):
         if module["path"] and any(
             map(_is_weights, (folder / module["path"]).glob("*"))
         ):
@@ -84,18 +143,50 @@ def _check_modules(folder: Path) -> None:
             )
 
 
-def _note_dtype(config: Path, dtype: str) -> None:
-    content = _json(config)
-    if _renamed(content, dtype):
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        config.write_text(text, encoding="utf-8")
+def _update(
+    config: Path, dtype: str | None, layers: int | None, tokens: int | None
+) -> None:
+    content = read_json(config)
+    changed = dtype is not None and _renamed(content, dtype)
+    for key in _LAYERS & content.keys() if layers is not None else ():
+        changed |= content[key] != layers
+        content[key] = layers
+    changed |= tokens is not None and _resized(content, tokens)
+    if changed:
+        write_json(config, content)
 
 
-def _json(path: Path) -> Any:
+def _resized(content: dict[str, Any], tokens: int) -> bool:
+    """Set the size of the vocabulary wherever it is noted; whether one changed."""
+    inner = content.get("text_config") or {}
+    held = [c for c in (content, inner) if c.get("vocab_size")]
+    notes = [c for c in held if c["vocab_size"] != tokens]
+    for each in notes:
+        each["vocab_size"] = tokens
+    return bool(notes)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file as transformers would."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      MergeError: it is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
         raise MergeError(f"{path}: no valid JSON ({e}). Copy the file again.") from e
+
+
+def optional_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file of keys; nothing if there is no such file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def _renamed(content: dict, dtype: str) -> bool:

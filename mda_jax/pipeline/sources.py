@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mda_jax.converters.formats import Tensors
 from mda_jax.pipeline.bits import is_finite
 from mda_jax.pipeline.errors import MergeError
 from mda_jax.pipeline.trim import KEEP_ALL, Cut, Trim, find_cut
+from mda_jax.pipeline.views import View
 
 
 class Piece(NamedTuple):
@@ -22,12 +22,11 @@ class Piece(NamedTuple):
 class Sources(NamedTuple):
     """The models of a merge, tensor by tensor."""
 
-    donor: Tensors
-    experts: tuple[Tensors, ...]
+    donor: View
+    experts: tuple[View, ...]
     tied: list[dict[str, str]]  # per expert: tensor -> the one it holds instead
     subtract: bool  # whether the donor is the base, or zero is
     dtypes: dict[str, np.dtype]  # of the arrays handed out as base, by tensor
-    trim: Trim | None
 
     def leaf(self, name: str) -> jax.ShapeDtypeStruct:
         """Shape of a tensor, and the type in which it is merged."""
@@ -35,32 +34,34 @@ class Sources(NamedTuple):
 
     def read(self, name: str) -> tuple[np.ndarray, list[np.ndarray]]:
         """The base's and the experts' whole tensor, as they are."""
-        experts = [self._held(i, name) for i in range(len(self.experts))]
+        experts = [e[self._held(i, name)] for i, e in enumerate(self.experts)]
+        if not self.subtract:
+            return np.zeros(self.leaf(name).shape, self.dtypes[name]), experts
         return self.donor[name].astype(self.dtypes[name], copy=False), experts
 
     def read_piece(
-        self, piece: Piece, cuts: tuple[Cut, ...]
+        self, piece: Piece, trim: Trim | None, cuts: tuple[Cut, ...]
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """The base's and the experts' entries of one piece, experts trimmed."""
         base = self._base(piece).astype(self.dtypes[piece.tensor], copy=False)
         experts = []
         for i, cut in enumerate(cuts):
             expert = self._entries(i, piece)
-            if self.trim is not None and not np.isfinite(expert).all():
+            if trim is not None and not np.isfinite(expert).all():
                 raise self.not_finite(piece.tensor)  # else it might be voted out
             if cut != KEEP_ALL:
                 expert = _trimmed(base, expert, cut, piece.part.start)
             experts.append(expert)
         return base, experts
 
-    def cuts(self, name: str) -> tuple[Cut, ...]:
+    def cuts(self, name: str, trim: Trim | None) -> tuple[Cut, ...]:
         """Where to trim each expert's delta of one tensor that is not empty."""
-        if self.trim is None:
+        if trim is None:
             return (KEEP_ALL,) * len(self.experts)
-        size, rescale = self.donor.spec(name).size, self.trim.rescale
+        size, rescale = self.donor.spec(name).size, trim.rescale
         return tuple(
             find_cut(partial(self._delta, name, i), size, density, rescale=rescale)
-            for i, density in enumerate(self.trim.densities)
+            for i, density in enumerate(trim.densities)
         )
 
     def not_finite(self, name: str) -> MergeError:
@@ -84,14 +85,14 @@ class Sources(NamedTuple):
     def _base(self, piece: Piece) -> np.ndarray:
         name, part = piece
         if self.subtract:
-            return self.donor[name].reshape(-1)[part]
+            return self.donor.entries(name, part)
         return np.zeros(part.stop - part.start, self.dtypes[name])
 
     def _entries(self, i: int, piece: Piece) -> np.ndarray:
-        return self._held(i, piece.tensor).reshape(-1)[piece.part]
+        return self.experts[i].entries(self._held(i, piece.tensor), piece.part)
 
-    def _held(self, i: int, name: str) -> np.ndarray:
-        return self.experts[i][self.tied[i].get(name, name)]
+    def _held(self, i: int, name: str) -> str:
+        return self.tied[i].get(name, name)
 
     def _delta(self, name: str, i: int, part: slice) -> np.ndarray:
         piece = Piece(name, part)

@@ -5,7 +5,7 @@ of one length: one compilation serves them all, and the largest table needs no m
 memory than a run. Other tensors go to the engine whole, bucket by bucket.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 import jax
@@ -13,70 +13,102 @@ import numpy as np
 
 from mda_jax import engine, trees
 from mda_jax._types import Role
-from mda_jax.pipeline.recipe import Recipe
+from mda_jax.pipeline.recipe import Step
 from mda_jax.pipeline.sources import Piece, Sources
+from mda_jax.pipeline.trim import Cut
 
 
 BUDGET = 8 << 20  # bytes of float32 copies that one call of the engine works on
 
 Run = list[Piece]
+Chunk = tuple[Piece, np.ndarray]  # some entries of a tensor, [n]
 _FLAT = trees.Layout(Role.VECTOR, out=(0,))
 
 
 def merged(
-    sources: Sources, recipe: Recipe, plan: dict[str, trees.Layout], key: jax.Array
-) -> Iterator[tuple[str, np.ndarray]]:
+    sources: Sources,
+    steps: Mapping[str, Step],
+    elementwise: Container[Role],
+    plan: Mapping[str, trees.Layout],
+    key: jax.Array,
+) -> Iterator[Chunk]:
     """Merge every tensor.
 
     Args:
       sources: the models.
-      recipe: the method.
+      steps: what happens to every tensor to merge.
+      elementwise: the roles whose tensors are merged entry by entry.
       plan: the layout of every tensor to merge.
       key: for methods that draw random numbers.
 
     Yields:
-      `(name, merged tensor)`, in the types of `sources.dtypes`.
+      The merged entries, those of each tensor in order, in the types of
+      `sources.dtypes`.
     """
     entries = BUDGET // (4 * (1 + len(sources.experts)))
-    flat = [n for n, layout in plan.items() if layout.role in recipe.elementwise]
-    for dtype in dict.fromkeys(sources.dtypes[n] for n in flat):
-        alike = [n for n in flat if sources.dtypes[n] == dtype]
-        yield from _in_runs(sources, recipe, alike, entries)
-    whole = {
-        n: sources.leaf(n)
-        for n, layout in plan.items()
-        if layout.role not in recipe.elementwise
-    }
-    for bucket in trees.buckets(whole, plan):
+    for step, names in _alike(steps):
+        flat = [name for name in names if plan[name].role in elementwise]
+        for dtype in dict.fromkeys(sources.dtypes[n] for n in flat):
+            alike = [n for n in flat if sources.dtypes[n] == dtype]
+            yield from _in_runs(sources, step, alike, entries)
+        whole = {n: plan[n] for n in names if plan[n].role not in elementwise}
+        yield from _in_buckets(sources, step, whole, key, entries)
+
+
+def _alike(steps: Mapping[str, Step]) -> list[tuple[Step, list[str]]]:
+    """The tensors that share a step."""
+    groups: dict[int, tuple[Step, list[str]]] = {}
+    for name, step in steps.items():
+        groups.setdefault(id(step), (step, []))[1].append(name)
+    return list(groups.values())
+
+
+def _in_buckets(
+    sources: Sources,
+    step: Step,
+    plan: Mapping[str, trees.Layout],
+    key: jax.Array,
+    entries: int,
+) -> Iterator[Chunk]:
+    """Whole tensors, those of one shape together."""
+    leaves = {name: sources.leaf(name) for name in plan}
+    for bucket in trees.buckets(leaves, plan):
         size = int(np.prod(bucket.shape[1:]))  # of one weight
         merging = engine.stream(
-            {name: whole[name] for name in bucket.names},
+            {name: leaves[name] for name in bucket.names},
             sources.read,
-            recipe.stage,
+            step.method,
             key=key,
             layout=lambda leaves: {name: plan[name] for name in leaves},
             batch=max(1, entries // max(size, 1)),
         )
         for name, leaf in merging:
-            yield name, np.asarray(leaf)
+            merged_entries = np.asarray(leaf).reshape(-1)
+            yield Piece(name, slice(0, merged_entries.size)), merged_entries
 
 
 def _in_runs(
-    sources: Sources, recipe: Recipe, names: list[str], entries: int
-) -> Iterator[tuple[str, np.ndarray]]:
+    sources: Sources, step: Step, names: list[str], entries: int
+) -> Iterator[Chunk]:
     """Tensors of one type, entry by entry; the empty ones first."""
     sizes = {name: sources.donor.spec(name).size for name in names}
     for name in (n for n in names if not sizes[n]):
-        yield name, np.empty(sources.leaf(name).shape, sources.dtypes[name])
+        yield Piece(name, slice(0, 0)), np.empty(0, sources.dtypes[name])
     if not any(sizes.values()):
         return
-    runs = {str(i): run for i, run in enumerate(_runs(sizes, entries))}
-    length = min(entries, sum(sizes.values()))
+    length = _length(sum(sizes.values()), entries)
+    runs = {str(i): run for i, run in enumerate(_runs(sizes, length))}
     leaf = jax.ShapeDtypeStruct((length,), sources.dtypes[names[0]])
-    cuts = lru_cache(maxsize=1)(sources.cuts)  # for the tensor that runs break up
+
+    @lru_cache(maxsize=1)  # for the tensor that runs break up
+    def cuts(name: str) -> tuple[Cut, ...]:
+        return sources.cuts(name, step.trim)
 
     def read(label: str) -> tuple[np.ndarray, list[np.ndarray]]:
-        parts = [sources.read_piece(piece, cuts(piece.tensor)) for piece in runs[label]]
+        parts = [
+            sources.read_piece(piece, step.trim, cuts(piece.tensor))
+            for piece in runs[label]
+        ]
         experts = zip(*(expert for _, expert in parts), strict=True)
         base = _joined((base for base, _ in parts), length)
         return base, [_joined(each, length) for each in experts]
@@ -84,11 +116,21 @@ def _in_runs(
     merging = engine.stream(
         dict.fromkeys(runs, leaf),
         read,
-        recipe.stage,
+        step.method,
         layout=lambda leaves: dict.fromkeys(leaves, _FLAT),
         batch=1,
     )
-    yield from _tensors(sources, ((runs[label], run) for label, run in merging))
+    for label, merged_run in merging:
+        yield from _pieces(runs[label], np.asarray(merged_run))
+
+
+def _length(size: int, most: int) -> int:
+    """Entries of a run: a power of two, so that few lengths are compiled.
+
+    >>> _length(5, 100), _length(70, 100)
+    (8, 100)
+    """
+    return min(most, 1 << (size - 1).bit_length())
 
 
 def _runs(sizes: dict[str, int], entries: int) -> list[Run]:
@@ -127,21 +169,10 @@ def _joined(parts: Iterable[np.ndarray], length: int) -> np.ndarray:
     return joined
 
 
-def _tensors(
-    sources: Sources, merged_runs: Iterable[tuple[Run, jax.Array]]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Put the pieces of each tensor together again; they come in order."""
-    result = np.empty(0)
-    for run, merged_run in merged_runs:
-        entries, start = np.asarray(merged_run), 0
-        for name, part in run:
-            leaf = sources.leaf(name)
-            if part.start == 0:
-                result = np.empty(leaf.size, leaf.dtype)
-            stop = start + part.stop - part.start
-            result[part] = entries[start:stop]
-            start = stop
-            if part.stop == leaf.size:
-                whole, result = result, np.empty(0)
-                yield name, whole.reshape(leaf.shape)
-                del whole
+def _pieces(run: Run, entries: np.ndarray) -> Iterator[Chunk]:
+    """What each piece of a run became."""
+    start = 0
+    for piece in run:
+        stop = start + piece.part.stop - piece.part.start
+        yield piece, entries[start:stop]
+        start = stop

@@ -1,4 +1,4 @@
-"""TIES's trimming of one expert at a time, in the memory of one float32 copy.
+"""TIES's trimming of one expert at a time, in the memory of a few slices.
 
 The engine's own selection (`primitives.keep_count`) sees all experts of a weight at
 once, which is too much for the token table of a large model. Both keep the same
@@ -12,6 +12,8 @@ import numpy as np
 
 
 SLICE = 1 << 20  # entries
+_RUN, _RUNS = 1 << 8, 1 << 10  # entries in a row, and how often, of a sample
+_MARGINS = (8.0, 64.0, np.inf)  # of a bracket, in root sample sizes
 _NEGLIGIBLE = 1e-7  # an L1 norm below which mergekit does not rescale
 
 Read = Callable[[slice], np.ndarray]  # entries of a flat delta, in float32
@@ -63,24 +65,87 @@ def find_cut(read: Read, size: int, density: float, *, rescale: bool) -> Cut:
     keep = max(1, int(density * size))
     if keep >= size:
         return KEEP_ALL
-    sizes = np.empty(size, np.float32)
+    sample = _sample(read, size)
+    attempts = (
+        _between(read, size, *_bracket(sample, keep / size, m)) for m in _MARGINS
+    )
+    fits = (f for f in attempts if f.above < keep <= f.above + f.inside.size)
+    found = next(fits)
+    place = found.above + found.inside.size - keep  # from the smallest inside
+    if found.inside.flags.writeable:
+        found.inside.partition(place)
+    magnitude, kept = float(found.inside[place]), found.inside[place:]
+    left = int(np.count_nonzero(kept == magnitude))
+    factor = _ratio(found.total, found.total_above + _sum(kept)) if rescale else 1.0
+    return Cut(magnitude, _last(read, size, magnitude, left), factor)
+
+
+class _Found(NamedTuple):
+    """Magnitudes of a delta, by where they lie to a bracket."""
+
+    above: int  # how many
+    inside: np.ndarray
+    total: float  # of all magnitudes
+    total_above: float
+
+
+def _sample(read: Read, size: int) -> np.ndarray:
+    """Magnitudes from all over the delta, sorted; all of them if there are few."""
+    starts = np.zeros(1, int)
+    if size > _RUN * _RUNS:
+        starts = np.random.default_rng(0).integers(0, size - _RUN, _RUNS)
+    runs = [read(slice(i, min(size, i + _RUN))) for i in starts.tolist()]
+    if len(runs) == 1:
+        runs = [read(part) for part in _slices(size)]
+    return np.sort(np.abs(np.concatenate(runs)))
+
+
+def _bracket(sample: np.ndarray, kept: float, margin: float) -> tuple[float, float]:
+    """Two magnitudes between which the last kept one lies, most likely.
+
+    The quantiles of m independent draws are off by about `sqrt(m) / 2` places.
+    """
+    place, margin = sample.size * (1 - kept), margin * sample.size**0.5
+    low, high = place - margin, place + margin
+    return (
+        float(sample[int(low)]) if low >= 0 else 0.0,
+        float(sample[int(high)]) if high < sample.size else np.inf,
+    )
+
+
+def _between(read: Read, size: int, low: float, high: float) -> _Found:
+    """One pass: counts and sums what is above, keeps what is inside.
+
+    Where the bracket is one magnitude, as in a delta of zeros, it is kept once.
+    """
+    above, equal, total, total_above = 0, 0, 0.0, 0.0
+    inside: list[np.ndarray] = []
     for part in _slices(size):
-        sizes[part] = np.abs(read(part))
-    sizes.partition(size - keep)
-    kept = sizes[size - keep :]
-    magnitude = float(kept[0])
-    factor = _l1_ratio(sizes, kept) if rescale else 1.0
-    return Cut(magnitude, _last(read, size, magnitude, kept), factor)
+        sizes = np.abs(read(part))
+        larger = sizes > high
+        above += int(np.count_nonzero(larger))
+        total += _sum(sizes)
+        total_above += _sum(sizes * larger)
+        within = (sizes >= low) & ~larger
+        if low == high:
+            equal += int(np.count_nonzero(within))
+        else:
+            inside.append(sizes[np.flatnonzero(within)])
+    same = np.broadcast_to(np.float32(low), (equal,))
+    held = np.concatenate(inside) if inside else same
+    return _Found(above, held, total, total_above)
 
 
-def _l1_ratio(every: np.ndarray, kept: np.ndarray) -> float:
-    whole, left = (float(x.sum(dtype=np.float64)) for x in (every, kept))
+def _sum(sizes: np.ndarray) -> float:
+    return float(sizes.sum(dtype=np.float64))
+
+
+def _ratio(whole: float, left: float) -> float:
     return 1.0 if min(whole, left) < _NEGLIGIBLE else whole / left
 
 
-def _last(read: Read, size: int, magnitude: float, kept: np.ndarray) -> int:
-    """Position of the last entry as large as the smallest kept one that stays."""
-    left = int((kept == magnitude).sum())
+def _last(read: Read, size: int, magnitude: float, left: int) -> int:
+    """Position of the last of the first `left` entries of a magnitude."""
     for part in _slices(size):
         tied = np.flatnonzero(np.abs(read(part)) == magnitude)[:left]
         left -= len(tied)

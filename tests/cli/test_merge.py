@@ -51,6 +51,19 @@ def test_quiet_and_options(work):
     assert len(list((work / "out").glob("model-*"))) == 4
 
 
+def test_vocabularies_that_differ_can_be_cut(work):
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    rewrite(work, lambda t: t.update({n: t[n][:10] for n in names}))
+    command = ("merge", work / "c.yml", work / "out")
+    refused = run(*command)
+    assert refused.exit_code == 1 and "--unsafe-truncate-embeddings" in refused.stderr
+    shown = run(*command, "--dry-run", "--unsafe-truncate-embeddings")
+    assert shown.exit_code == 0 and "10 x 8" in shown.stdout
+    result = run(*command, "--unsafe-truncate-embeddings")
+    assert result.exit_code == 0
+    assert "warning: token tables were cut to 10 rows" in result.stderr
+
+
 def test_warnings_go_to_stderr(work):
     config = task_arithmetic(work / "base", work / "a")
     config["models"][0]["parameters"]["weight"] = 0.0
@@ -176,13 +189,14 @@ SLOW = """
 import sys, time
 from mda_jax import pipeline
 from mda_jax.cli import main
+from mda_jax.pipeline import several
 real = pipeline.run
 def slow(*a, watch, **k):
     def wait(done, total):
         print("going", flush=True)
         time.sleep(60)
     return real(*a, watch=wait, **k)
-pipeline.run = slow
+several.run = slow
 main()
 """
 
@@ -196,7 +210,7 @@ def test_signals_leave_nothing_behind(work, number, code):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert child.stdout.readline() == "going\n"
-    assert list(work.glob("out.tmp-*"))
+    assert list(work.glob("out.partial"))
     child.send_signal(number)
     _, error = child.communicate(timeout=30)
     assert child.returncode == code and "Traceback" not in error
@@ -207,3 +221,21 @@ def test_help_does_not_wait_for_jax_to_compile():
     start = time.process_time()
     assert run("--help").exit_code == 0
     assert time.process_time() - start < 1
+
+
+def test_options_of_mergekit_are_accepted_with_a_word(work):
+    flags = ["--cuda", "--no-lazy-unpickle", "--allow-crimes", "--device", "cpu"]
+    given = ["--random-seed", "3", "--no-copy-tokenizer", "--no-write-model-card"]
+    result = run("merge", work / "c.yml", work / "out", "-j", "4", *flags, *given)
+    assert result.exit_code == 0
+    said = result.stderr.splitlines()
+    assert len(said) == 5 and all("changes nothing here: " in line for line in said)
+    assert not (work / "out" / "README.md").exists()
+
+
+def test_force_and_resume(work):
+    assert run("merge", work / "c.yml", work / "out").exit_code == 0
+    result = run("merge", work / "c.yml", work / "out")
+    assert result.exit_code == 2 and "exists already" in result.stderr
+    options = ("--force", "--resume")
+    assert run("merge", work / "c.yml", work / "out", *options).exit_code == 0

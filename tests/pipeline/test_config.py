@@ -5,9 +5,11 @@ import itertools
 import pytest
 from folders import save, task_arithmetic, tensors
 
+from mda_jax.converters.formats import open_tensors
 from mda_jax.pipeline import ConfigError
 from mda_jax.pipeline.config import load
-from mda_jax.pipeline.recipe import MERGEKIT_ONLY, recipe
+from mda_jax.pipeline.parts import parts
+from mda_jax.pipeline.recipe import recipe
 
 
 COMPLETE = """\
@@ -44,9 +46,28 @@ def models(tmp_path_factory):
     return folder
 
 
+def settled(source):
+    """The only part of a merge."""
+    request = load(source)
+    folders = [each.folder for each in request.sections[0].ingredients]
+    models = {folder: open_tensors(folder) for folder in folders}
+    (part,) = parts(request, recipe(request), models)
+    return part
+
+
 def settle(path, text):
     path.write_text(text)
-    return recipe(load(path))
+    return settled(path)
+
+
+def experts(part):
+    return [each.path.name for each in part.experts]
+
+
+def step(part):
+    """What happens to every tensor alike."""
+    (found,) = {id(each): each for each in part.steps.values()}.values()
+    return found
 
 
 def message(path, text):
@@ -57,8 +78,8 @@ def message(path, text):
 
 def test_all_forms_are_understood(models, tmp_path):
     done = settle(tmp_path / "c.yml", COMPLETE.format(models))
-    assert [p.name for p in done.experts] == ["a", "b"]
-    assert done.donor.name == "base" and done.trim.densities == (0.4, 1.0)
+    assert experts(done) == ["a", "b"] and done.donor.path.name == "base"
+    assert step(done).trim.densities == (0.4, 1.0)
 
 
 def typos():
@@ -106,22 +127,82 @@ def test_an_unknown_key_has_its_line_and_its_neighbour(models, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("merge_method: ties", "slices: []", "layer slices is not supported yet"),
-        ("merge_method: ties", "tokenizer: {}", "'tokenizer': building a tokenizer"),
-        ("merge_method: ties", "modules: {}", "per-module merges is not"),
-        ("merge_method: ties", "tokenizer_source: base", "'tokenizer_source': build"),
-        ("merge_method: ties", "chat_template: auto", "'chat_template': choosing"),
-        ("merge_method: ties", "merge_method: slerp", "method of mergekit that is not"),
+        ("merge_method: ties", "slices: []", "'models' and 'slices' exclude each"),
+        (
+            "dtype: float32",
+            "tokenizer: {sauce: base}",
+            "c.yml:3: unknown key 'tokenizer.sauce'; did you mean 'source'?",
+        ),
+        (
+            "dtype: float32",
+            "tokenizer:\n  tokens:\n    sources:\n      sorce: x",
+            "c.yml:6: unknown key 'tokenizer.tokens.sources.sorce'; did you mean 's",
+        ),
+        (
+            "dtype: float32",
+            "tokenizer: {tokens: {parameters: {source: {kind: zero, x: 1}}}}",
+            "c.yml:3: unknown key 'tokenizer.tokens.parameters.source.x'; did you",
+        ),
+        (
+            "dtype: float32",
+            "tokenizer: {tokens: {x: {source: {kind: zero, token: y}}}}",
+            "kind: zero takes nothing else",
+        ),
+        (
+            "dtype: float32",
+            "tokenizer: {tokens: {x: {source: {kind: model_token, model: y}}}}",
+            "kind: model_token takes 'model' and one of 'token' and 'token_id'",
+        ),
+        (
+            "dtype: float32",
+            "tokenizer: {tokens: {x: {source: {kind: zeros}}}}",
+            "Input should be 'zero' or 'model_token', got 'zeros'",
+        ),
+        (
+            "dtype: float32",
+            "tokenizer: {tokens: {x: {source: {token: y}}}}",
+            "a model is a name, {path, revision} or {model, lora}, not a mapping",
+        ),
+        (
+            "dtype: float32",
+            "tokenizer: {pad_to_multiple_of: 0}",
+            "'tokenizer.pad_to_multiple_of': Input should be greater than 0, got 0",
+        ),
+        (
+            "dtype: float32",
+            "tokenizer: {source: nowhere/else/at all}",
+            "c.yml:3: model 'nowhere/else/at all': no such folder",
+        ),
+        (
+            "dtype: float32",
+            "tokenizer: {}\ntokenizer_source: base",
+            "'tokenizer' and 'tokenizer_source' exclude each other; give 'tokenizer'",
+        ),
+        ("merge_method: ties", "modules: {}", "'models' and 'modules' exclude each"),
+        ("dtype: float32", "tokenizer_source: 3", "'tokenizer_source': Input should"),
+        ("dtype: float32", "chat_template: 3", "'chat_template': Input should be a"),
+        ("merge_method: ties", "merge_method: slrp", "did you mean 'slerp'?"),
         ("merge_method: ties", "merge_method: teis", "did you mean 'ties'?"),
         ("merge_method: ties", "", "'merge_method' is missing"),
         ("merge_method: ties", "merge_method: 3", "Input should be a valid string"),
-        ("weight: 0.5\n    d", "weight: [0, 1]\n    d", "gradient over the layers"),
+        ("weight: 0.5\n    d", "weight: []\n    d", "expected a number or a boolean"),
+        ("weight: 0.5\n    d", "weight: [1, x]\n    d", "a list of numbers (over the"),
+        ("weight: 0.5\n    d", "weight: [{vale: 1}]\n    d", "list of {filter, value}"),
         (
             "weight: 0.5\n    d",
-            "weight: [{value: 1}]\n    d",
-            "conditional is not supp",
+            "weight: [0, .inf]\n    d",
+            "expected a number or a bool",
         ),
-        ("weight: 0.5\n    d", "weight: {value: 1}\n    d", "conditional is not supp"),
+        (
+            "weight: 0.5\n    d",
+            "weight: [{filter: atn, value: 1}, {value: 2}]\n    d",
+            "c.yml:13: filter 'atn' is in the name of no tensor",
+        ),
+        (
+            "weight: 0.5\n    d",
+            "weight: {filter: mlp, value: 1}\n    d",
+            "parameter 'weight' is required by ties",
+        ),
         ("weight: 0.5\n    d", "weight: true\n    d", "got True; expected a number"),
         ("weight: 0.5\n    d", "weight: much\n    d", "expected a number or a boolean"),
         ("weight: 0.5\n    d", "weight: .nan\n    d", "expected a number or a boolean"),
@@ -133,11 +214,11 @@ def test_an_unknown_key_has_its_line_and_its_neighbour(models, tmp_path):
         ("normalize: true", "normalize: 1", "got 1.0; expected true or false"),
         ("normalize: true", "t: 0.5", "ties has no parameter 't'"),
         ("dtype: float32", "dtype: int64", "Input should be 'bfloat16', 'float16' or"),
-        ("/a\n", "/a+lora\n", "merging an adapter (model+adapter) is not supported"),
-        ("/a\n", "/a@main\n", "hub revisions (model@revision) are not supported"),
-        ("/a\n", "/missing\n", "no such folder; models are local folders"),
-        ("path: ", "lora: x\n    path: ", "'lora': merging adapters is not"),
-        ("path: ", "revision: x\n    path: ", "'revision': hub revisions are not"),
+        ("/a\n", "/a+./x\n", "c.yml:11: adapter './x': no such folder"),
+        ("/a\n", "/a@main\n", "/a' is a folder here, which has no revisions"),
+        ("/a\n", "/missing\n", "no such folder; give a folder, or a repository"),
+        ("path: ", "lora: ./x\n    path: ", "adapter './x': no such folder"),
+        ("path: ", "revision: 3\n    path: ", "'revision': got 3; expected text"),
         ("models:\n", "models:\n- 3\n", "Input should be a valid dictionary"),
         ("base_model", "'x", "no valid YAML"),
         ("base_model", "dtype", "no valid YAML: found duplicate key"),
@@ -189,10 +270,10 @@ models:
 
 def test_the_base_among_the_models_is_no_expert(models):
     config = task_arithmetic(models / "base", models / "base", models / "a")
-    assert [e.name for e in recipe(load(config)).experts] == ["a"]
+    assert experts(settled(config)) == ["a"]
     alone = task_arithmetic(models / "base", models / "base" / ".")
     with pytest.raises(ConfigError, match="no model besides base_model"):
-        recipe(load(alone))
+        settled(alone)
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "tsv", "iso_c", "mda"])
@@ -200,18 +281,20 @@ def test_a_base_is_required(models, method):
     config = task_arithmetic(models / "base", models / "a", merge_method=method)
     del config["base_model"]
     with pytest.raises(ConfigError, match=f"{method} needs 'base_model'"):
-        recipe(load(config))
+        settled(config)
 
 
 def test_linear_averages_the_base_too(models):
     config = task_arithmetic(models / "base", models / "a", merge_method="linear")
-    with pytest.raises(ConfigError, match=r"linear averages base_model too"):
-        recipe(load(config))
-    done = recipe(load(config | {"parameters": {"weight": 1}}))
-    assert [e.name for e in done.experts] == ["a", "base"]
+    with pytest.raises(
+        ConfigError, match=r"base: parameter 'weight' is required by linear"
+    ):
+        settled(config)
+    done = settled(config | {"parameters": {"weight": 1}})
+    assert experts(done) == ["a", "base"]
     listed = task_arithmetic(models / "base", models / "base", models / "a")
-    done = recipe(load(listed | {"merge_method": "linear"}))
-    assert [e.name for e in done.experts] == ["base", "a"]
+    done = settled(listed | {"merge_method": "linear"})
+    assert experts(done) == ["base", "a"]
 
 
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
@@ -222,19 +305,13 @@ def test_weights_that_cancel_cannot_be_normalised(models, method):
     if method == "linear":
         del config["base_model"]
     with pytest.raises(ConfigError, match="the weights sum to 0"):
-        recipe(load(config))
+        settled(config)
 
 
 def test_lambda_is_scale(models):
     config = task_arithmetic(models / "base", models / "a", merge_method="tsv")
     for name, other in itertools.permutations(["lambda", "scale"]):
-        done = recipe(load(config | {"parameters": {name: 0.25}}))
-        assert "0.25" in repr(done.stage)
+        done = settled(config | {"parameters": {name: 0.25}})
+        assert "0.25" in repr(step(done).method)
         with pytest.raises(ConfigError, match="same number: give one"):
-            recipe(load(config | {"parameters": {name: 0.25, other: 0.25}}))
-
-
-def test_no_method_is_both_ours_and_not_yet():
-    from mda_jax import methods
-
-    assert not MERGEKIT_ONLY & set(methods.names)
+            settled(config | {"parameters": {name: 0.25, other: 0.25}})

@@ -1,5 +1,6 @@
 """The output folder is complete or absent, and has all the other files."""
 
+import hashlib
 import json
 import os
 import stat
@@ -11,6 +12,7 @@ import pytest
 import safetensors.numpy
 import torch
 from folders import read, save, task_arithmetic, tensors
+from ruamel.yaml import YAML
 from samples import assert_same
 from transformers import (
     AutoModel,
@@ -23,6 +25,9 @@ from transformers import (
 
 from mda_jax import pipeline
 from mda_jax.pipeline import MergeError
+
+
+OWN = "README.md", "merge_manifest.json", "mergekit_config.yml", "model.safetensors"
 
 
 @pytest.fixture
@@ -75,10 +80,111 @@ def test_other_files_come_along(models, tmp_path):
         (base / name).write_text(text)
     report = pipeline.run(task_arithmetic(*models), tmp_path / "out")
     found = [p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.*")]
-    assert {str(p) for p in found} == {*kept, "config.json", "model.safetensors"}
+    assert {str(p) for p in found} == {*kept, "config.json", *OWN}
     assert {str(p) for p in report.files} == {*kept, "config.json"}
     for name, text in kept.items():
         assert (tmp_path / "out" / name).read_text() == text
+
+
+def test_without_tokenizer_and_card(models, tmp_path):
+    for name in ("tokenizer.json", "vocab.txt", "spiece.model", "generation.json"):
+        (models[0] / name).touch()
+    options = {"tokenizer": False, "card": False}
+    pipeline.run(task_arithmetic(*models), tmp_path / "out", **options)
+    found = {p.name for p in (tmp_path / "out").iterdir()}
+    assert found == {"config.json", "generation.json", *OWN} - {"README.md"}
+
+
+def test_a_merged_folder_says_what_it_is(models, tmp_path):
+    config = task_arithmetic(*models)
+    pipeline.run(config, tmp_path / "out", seed=3)
+    manifest = json.loads((tmp_path / "out" / "merge_manifest.json").read_text())
+    assert manifest["config"] == config and manifest["seed"] == 3
+    assert manifest["inputs"].keys() == set(map(str, models))
+    base, merged = read(models[0]), read(tmp_path / "out")
+    for name, record in manifest["tensors"].items():
+        digest = hashlib.sha256(merged[name].tobytes()).hexdigest()
+        assert record["sha256"] == digest and record["rule"].startswith("merged by")
+        delta = merged[name].astype(float) - base[name]
+        assert record["delta_norm"] == pytest.approx(np.linalg.norm(delta), rel=1e-6)
+        assert record["changed"] == np.mean(merged[name] != base[name])
+    _, front, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    assert YAML(typ="safe").load(front) == {
+        "base_model": list(map(str, models)),
+        "library_name": "transformers",
+        "tags": ["merge", "mda-jax", "mergekit"],
+    }
+    assert "# out\n" in text and "`task_arithmetic`" in text
+    again = pipeline.run(tmp_path / "out" / "mergekit_config.yml", tmp_path / "again")
+    assert_same(read(again.out), merged)
+
+
+def test_force_replaces_a_folder_once_the_new_one_is_complete(models, tmp_path):
+    out = tmp_path / "out"
+    save(out, tensors(7))
+    with pytest.raises(OSError, match="stop"):
+        pipeline.run(task_arithmetic(*models), out, force=True, watch=stop_at(0))
+    assert_same(read(out), tensors(7))
+    pipeline.run(task_arithmetic(*models), out, force=True)
+    assert (out / "merge_manifest.json").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "base", "out"]
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(pipeline.ConfigError, match="is no folder"):
+        pipeline.run(task_arithmetic(*models), file, force=True)
+
+
+def stop_at(share):
+    """Stop a merge when more than this share of the bytes is written."""
+
+    def watch(done, total):
+        if done > share * total:
+            raise OSError("stop")
+
+    return watch
+
+
+def test_a_merge_goes_on_where_it_was_interrupted(models, tmp_path):
+    config, small = task_arithmetic(*models), {"shard_size": 700}
+    pipeline.run(config, tmp_path / "whole", **small)
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    with pytest.raises(OSError, match="stop"):
+        pipeline.run(config, out, **small, watch=stop_at(0.7))
+    assert not out.exists()
+    noted = json.loads((partial / "merge_progress.json").read_text())["finished"]
+    first, *others = sorted(noted)
+    ages = {name: (partial / name).stat().st_mtime_ns for name in others}
+    with (partial / first).open("r+b") as file:  # damaged, so it is merged again
+        file.seek(-1, os.SEEK_END)
+        file.write(b"?")
+    pipeline.run(config, out, **small, resume=True)
+    assert not partial.exists()
+    for file in (tmp_path / "whole").iterdir():
+        assert (out / file.name).read_bytes() == file.read_bytes().replace(
+            b"# whole", b"# out"
+        )
+    assert {n: (out / n).stat().st_mtime_ns for n in others} == ages != {}
+
+
+def test_only_the_same_merge_is_resumed(models, tmp_path):
+    config, small = task_arithmetic(*models), {"shard_size": 700}
+    with pytest.raises(OSError, match="stop"):
+        pipeline.run(config, tmp_path / "out", **small, watch=stop_at(0.7))
+    with pytest.raises(pipeline.ConfigError, match="unfinished merge of another"):
+        pipeline.run(config, tmp_path / "out", **small, resume=True, seed=1)
+    pipeline.run(config, tmp_path / "out", **small, seed=1)
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_two_merges_do_not_write_into_one_folder(models, tmp_path):
+    config = task_arithmetic(*models)
+
+    def second(done, total):
+        with pytest.raises(pipeline.ConfigError, match="another merge is writing"):
+            pipeline.run(config, tmp_path / "out")
+
+    pipeline.run(config, tmp_path / "out", watch=second)
+    assert read(tmp_path / "out")
 
 
 def test_a_module_with_weights_is_refused(models, tmp_path):

@@ -1,0 +1,98 @@
+"""Merged entries on their way to disk: checked, measured, written by a thread."""
+
+import hashlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from mda_jax.converters.formats import SafetensorsWriter, Spec
+from mda_jax.pipeline.bits import SLICE
+from mda_jax.pipeline.sources import Piece, Sources
+
+
+_WAITING = 4  # chunks that may wait for the disk
+
+
+@dataclass
+class _Record:
+    """What is known of a tensor so far."""
+
+    digest: Any = field(default_factory=hashlib.sha256)
+    changed: int = 0  # entries that differ from the donor's
+    squares: float = 0.0  # of the differences
+
+
+class Output:
+    """Writes chunks in the order they come, while the next ones are merged."""
+
+    def __init__(self, writer: SafetensorsWriter, specs: dict[str, Spec]):
+        self._writer, self._specs = writer, specs
+        self._records: dict[str, _Record] = {}
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def put(self, piece: Piece, entries: np.ndarray, sources: Sources) -> None:
+        """Hand over the next entries of a tensor.
+
+        Raises:
+          MergeError: these or earlier ones are not finite.
+          OSError: earlier ones could not be written.
+        """
+        while len(self._waiting) >= _WAITING:
+            self._waiting.popleft().result()
+        task = self._thread.submit(self._write, piece, entries, sources)
+        self._waiting.append(task)
+
+    def finish(self, file: str) -> dict[str, dict[str, Any]]:
+        """Flush a file; its tensors with their digests and statistics."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        self._writer.flush(file)
+        records, self._records = self._records, {}
+        return {name: _summary(r, self._specs[name]) for name, r in records.items()}
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _write(self, piece: Piece, entries: np.ndarray, sources: Sources) -> None:
+        record = self._records.setdefault(piece.tensor, _Record())
+        for start in range(0, max(1, entries.size), SLICE):
+            part = entries[start : start + SLICE]
+            with np.errstate(over="ignore"):
+                part = part.astype(self._specs[piece.tensor].dtype, copy=False)
+            first = piece.part.start + start
+            if part.dtype.kind not in "biu" and not np.isfinite(part).all():
+                raise sources.not_finite(piece.tensor)
+            before = slice(first, first + part.size)
+            _measure(record, part, sources.donor.entries(piece.tensor, before))
+            record.digest.update(part.view(np.uint8))
+            self._writer.write_part(piece.tensor, part)
+
+
+def _measure(record: _Record, part: np.ndarray, donor: np.ndarray) -> None:
+    """Compare some entries with the donor's."""
+    difference = part.astype(np.float32) - donor.astype(np.float32)
+    record.changed += int(np.count_nonzero(difference))
+    record.squares += float(np.square(difference, dtype=np.float64).sum())
+
+
+def _summary(record: _Record, spec: Spec) -> dict[str, Any]:
+    return {
+        "shape": list(spec.shape),
+        "dtype": str(spec.dtype),
+        "sha256": record.digest.hexdigest(),
+        "changed": record.changed / max(1, spec.size),
+        "delta_norm": record.squares**0.5,
+    }

@@ -1,0 +1,173 @@
+"""What a merge would do, told from the configuration and the headers of the files."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mda_jax import trees
+from mda_jax.pipeline.adapters import Adapted
+from mda_jax.pipeline.job import Job, settle
+from mda_jax.pipeline.layers import layer, renumbered
+from mda_jax.pipeline.parameters import Numbers, Signature
+
+
+DIFFERENCES = {
+    "arcee_fusion": "quantiles are exact, and the result has the models' type: mergekit"
+    " draws a million entries of larger tensors, and writes float32",
+    "breadcrumbs": "small tensors keep their deltas: mergekit before 0.1.5 drops them",
+    "breadcrumbs_ties": "small tensors keep their deltas: mergekit before 0.1.5 drops"
+    " them",
+    "dare_linear": "masks are drawn from seed, tensor and model: not mergekit's draws",
+    "dare_ties": "masks are drawn from seed, tensor and model: not mergekit's draws",
+    "della": "masks are drawn from seed, tensor and model: not mergekit's draws",
+    "della_linear": "masks are drawn from seed, tensor and model: not mergekit's draws",
+    "ties": "of equal magnitudes the earlier is kept: mergekit's choice is not defined",
+}
+_ARITHMETIC = (
+    "arithmetic is float32, rounded once at the end: mergekit computes in the models'"
+    " type, or in dtype"
+)
+_ADAPTERS = (
+    "adapters are added in float32: mergekit rounds a model with its adapter to the"
+    " model's type before it merges"
+)
+
+
+class Row(NamedTuple):
+    """Tensors that are treated alike."""
+
+    tensors: str  # the name, with `*` for the numbers of layers, and how many
+    shape: tuple[int, ...]
+    read: str  # element type
+    written: str
+    rule: str  # and the parameters
+
+
+class Plan(NamedTuple):
+    """What a merge would do.
+
+    Attributes:
+      method: name of the merge method.
+      rows: what happens to the tensors of the output.
+      dropped: model -> tensor -> why the output lacks it.
+      tied: model -> tensor -> the tied one that is used instead.
+      bytes_read: of weights, each model's counted once.
+      bytes_written: of weights.
+      differences: where the result differs from mergekit's, and why.
+      warnings: what deserves a second look, one line each.
+    """
+
+    method: str
+    rows: list[Row]
+    dropped: dict[str, dict[str, str]]
+    tied: dict[str, dict[str, str]]
+    bytes_read: int
+    bytes_written: int
+    differences: list[str]
+    warnings: list[str]
+
+    def summary(self) -> list[str]:
+        """What is not in the rows, one line each."""
+        lines = [
+            f"reads {self.bytes_read / 1e9:.3g} GB, writes"
+            f" {self.bytes_written / 1e9:.3g} GB"
+        ]
+        for model, names in self.dropped.items():
+            for why, count in Counter(names.values()).items():
+                lines.append(f"{model}: {count} tensors {why}")
+        for model, names in self.tied.items():
+            pairs = ", ".join(f"{name} from {other}" for name, other in names.items())
+            lines.append(f"{model}: tied, read from their partner: {pairs}")
+        return lines + [f"unlike mergekit: {line}" for line in self.differences]
+
+
+def plan(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    layout: trees.Rules | None = None,
+    truncate_embeddings: bool = False,
+) -> Plan:
+    """Say what `run` would do; only headers are read.
+
+    Args:
+      config: a YAML file in mergekit's schema, or its content as a dictionary.
+      layout: rules for the roles of tensors; see `mda_jax.trees.layouts`.
+      truncate_embeddings: cut all token tables to the shortest.
+
+    Returns:
+      The plan.
+
+    Raises:
+      ConfigError: the configuration makes no sense; `others` has the other problems
+        that were found with it.
+      FormatError: a weight file is damaged.
+      MergeError: the models do not fit each other; `others` as above.
+    """
+    job = settle(config, layout, truncate_embeddings=truncate_embeddings)
+    read = sum(
+        view.on_disk(name).nbytes
+        for part, _ in job.parts
+        for view in {id(v): v for v in (part.donor, *part.experts)}.values()
+        for name in view
+    )
+    return Plan(
+        job.recipe.method,
+        _rows(job),
+        job.dropped,
+        job.tied,
+        read,
+        sum(spec.nbytes for spec in job.specs.values()),
+        _differences(job),
+        job.tokens.warnings,
+    )
+
+
+def _rows(job: Job) -> list[Row]:
+    """One row for all tensors that differ in the number of their layer alone."""
+    rules, alike, signature = job.rules, Counter[Row](), job.recipe.signature
+    for part, _ in job.parts:
+        for name in part.donor:
+            read, written = part.donor.on_disk(name), job.specs[name]
+            given = (
+                _words(part.numbers[name], signature) if name in part.numbers else ""
+            )
+            what = f"{rules[name]}{given}"
+            types = str(read.dtype), str(written.dtype)
+            alike[Row(_template(name), read.shape, *types, what)] += 1
+    return [
+        row._replace(tensors=f"{row.tensors} ({n})" if n > 1 else row.tensors)
+        for row, n in alike.items()
+    ]
+
+
+def _template(name: str) -> str:
+    """The name with `*` for the number of its layer.
+
+    >>> _template("model.layers.3.mlp.up_proj.weight")
+    'model.layers.*.mlp.up_proj.weight'
+    """
+    found = layer(name)
+    if found is None:
+        return name
+    start = len(found.stack) + bool(found.stack)
+    return name[:start] + re.sub(r"^\d+", "*", renumbered(name, 0)[start:])
+
+
+def _words(numbers: Numbers, signature: Signature) -> str:
+    """The parameters of a tensor that are not the method's defaults, as text."""
+    own = [(n, "/".join(f"{x:.4g}" for x in each), each) for n, each in numbers.own]
+    common = [(n, f"{x:.4g}", (x,)) for n, x in numbers.items]
+    return "".join(
+        f", {name} {str(values[0]).lower() if signature[name].is_flag else text}"
+        for name, text, values in own + common
+        if set(values) != {signature[name].default}
+    )
+
+
+def _differences(job: Job) -> list[str]:
+    found = [DIFFERENCES[m] for m in [job.recipe.method] if m in DIFFERENCES]
+    low = any(spec.dtype.itemsize < 4 for spec in job.specs.values())
+    adapted = any(isinstance(model, Adapted) for model in job.models.values())
+    return found + [_ADAPTERS] * adapted + [_ARITHMETIC] * low

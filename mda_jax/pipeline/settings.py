@@ -1,0 +1,83 @@
+"""Values of parameters: one number, a gradient over the depth, or one by tensor name.
+
+The grammar is mergekit's: a number, a list of numbers, or a list of `{filter, value}`
+whose first match counts.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """A mapping with known keys only."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Scalar: TypeAlias = bool | Annotated[float, Field(allow_inf_nan=False)]
+Gradient: TypeAlias = Annotated[list[Scalar], Field(min_length=1)]
+
+
+class Conditional(Strict):
+    """A value for the tensors whose name contains the filter; no filter, for all."""
+
+    filter: str | None = None
+    value: Scalar | Gradient
+
+    def covers(self, tensor: str) -> bool:
+        """Whether the value is meant for this tensor."""
+        return self.filter in (None, "*") or str(self.filter) in tensor
+
+
+Conditionals: TypeAlias = Annotated[
+    list[Conditional],
+    Field(min_length=1),
+    BeforeValidator(lambda value: [value] if isinstance(value, dict) else value),
+]
+Setting: TypeAlias = Scalar | Gradient | Conditionals
+Settings: TypeAlias = dict[str, Setting]
+
+
+def at(setting: Setting, tensor: str, depth: float) -> float | bool | None:
+    """The value of a setting for one tensor.
+
+    Args:
+      setting: as written.
+      tensor: its name.
+      depth: where its layer stands in the slice, in [0, 1].
+
+    Returns:
+      The value; None if no filter covers the tensor.
+
+    >>> at([0.0, 0.5, 0.2], "x", 0.75)
+    0.35
+    """
+    if not isinstance(setting, list):
+        return setting
+    if isinstance(setting[0], Conditional):
+        found = (c for c in setting if c.covers(tensor))  # type: ignore[union-attr]
+        first = next(found, None)
+        return None if first is None else at(first.value, tensor, depth)
+    place = depth * (len(setting) - 1)
+    below = int(place)
+    above, share = min(below + 1, len(setting) - 1), place - below
+    low, high = (float(setting[i]) for i in (below, above))  # type: ignore[arg-type]
+    return (1 - share) * low + share * high
+
+
+def scalars(setting: Setting) -> Iterator[float | bool]:
+    """Every value that a setting can take, or interpolates between."""
+    for each in setting if isinstance(setting, list) else [setting]:
+        if isinstance(each, Conditional):
+            yield from scalars(each.value)
+        else:
+            yield each
+
+
+def filters(setting: Setting) -> Iterator[str]:
+    """The filters of a setting that are to match something."""
+    for each in setting if isinstance(setting, list) else []:
+        if isinstance(each, Conditional) and each.filter not in (None, "*"):
+            yield str(each.filter)

@@ -1,0 +1,41 @@
+import json
+
+import pytest
+from folders import save, task_arithmetic, tensors
+from typer.testing import CliRunner
+
+from mda_jax.cli import app
+
+
+@pytest.fixture
+def config(tmp_path):
+    models = [save(tmp_path / n, tensors(s)) for s, n in enumerate(["base", "a"])]
+    file = tmp_path / "c.yml"
+    file.write_text(json.dumps(task_arithmetic(*models)))
+    return file
+
+
+def test_a_plan_is_shown(config):
+    result = CliRunner().invoke(app, ["plan", str(config)])
+    assert result.exit_code == 0
+    assert "merged by task_arithmetic, weight 0.5" in result.stdout
+    assert "model.norm.weight" in result.stdout and "reads " in result.stdout
+
+
+def test_a_dry_run_is_a_plan(config, tmp_path):
+    arguments = ["merge", str(config), str(tmp_path / "out"), "--dry-run"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 and "merged by task_arithmetic" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_problem_has_its_line(config, tmp_path):
+    content = json.loads(config.read_text())
+    content["models"][0]["parameters"] = {"densty": 1, "wieght": 2}
+    config.write_text(json.dumps(content))
+    result = CliRunner().invoke(app, ["plan", str(config)])
+    assert result.exit_code == 2 and result.stderr.count("\n") == 2
+    assert "'densty'" in result.stderr and "'wieght'" in result.stderr
+    result = CliRunner().invoke(app, ["merge", str(config), str(tmp_path / "out")])
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert "And 1 more; `mda-jax plan` shows them." in result.stderr

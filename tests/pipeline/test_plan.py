@@ -1,0 +1,84 @@
+"""What a merge would do, before it does it."""
+
+import json
+
+import numpy as np
+import pytest
+from folders import save, task_arithmetic, tensors
+
+from mda_jax import pipeline
+from mda_jax.pipeline import ConfigError, MergeError
+
+
+@pytest.fixture
+def models(tmp_path):
+    return [save(tmp_path / n, tensors(s)) for s, n in enumerate(["base", "a", "b"])]
+
+
+def test_rows_say_what_run_does(models, tmp_path):
+    config = task_arithmetic(*models, out_dtype="bfloat16")
+    config["models"][0]["parameters"] = {"weight": [{"filter": "mlp", "value": 2}]}
+    config["parameters"] = {"weight": 0.5, "lambda": 0.25}
+    plan = pipeline.plan(config)
+    rules = {row.tensors: row.rule for row in plan.rows}
+    usual = "merged by task_arithmetic, weight 0.5/0.5, lambda 0.25"
+    mlp = "model.layers.*.mlp.up_proj.weight"
+    assert rules.pop(mlp) == usual.replace("0.5/0.5", "2/0.5")
+    assert set(rules.values()) == {usual} and len(rules) == len(tensors(0)) - 1
+    assert {(row.read, row.written) for row in plan.rows} == {("float32", "bfloat16")}
+    size = sum(x.nbytes for x in tensors(0).values())
+    assert (plan.bytes_read, plan.bytes_written) == (3 * size, size // 2)
+    report = pipeline.run(config, tmp_path / "out")
+    assert (report.dropped, report.tied) == (plan.dropped, plan.tied)
+
+
+def test_layers_are_counted_in_one_row(tmp_path):
+    stack = {f"h.{i}.{n}": np.ones(2, np.float32) for i in range(3) for n in "xy"}
+    folder = save(tmp_path / "m", stack)
+    half = {"model": str(folder), "layer_range": [0, 2]}
+    config = {"merge_method": "passthrough", "slices": [{"sources": [half]}]}
+    plan = pipeline.plan(config)
+    assert [row.tensors for row in plan.rows] == ["h.*.x (2)", "h.*.y (2)"]
+    assert f"{folder}: 2 tensors left out: no slice takes it" in plan.summary()
+
+
+def test_all_problems_of_a_kind_are_told_at_once(models):
+    config = task_arithmetic(*models)
+    for model, wrong in zip(config["models"], ("densty", "wieght"), strict=True):
+        model["parameters"] = {wrong: 1}
+    with pytest.raises(ConfigError, match="densty") as caught:
+        pipeline.plan(config)
+    assert ["wieght" in str(each) for each in caught.value.others] == [True]
+
+
+def test_all_models_that_do_not_fit_are_told(tmp_path):
+    folders = [save(tmp_path / "base", tensors(0))]
+    for name in ("a", "b"):
+        odd = tensors(1) | {"odd.weight": np.ones(2, np.float32)}
+        folders.append(save(tmp_path / name, odd))
+    with pytest.raises(MergeError, match="/a: 1 tensors do not match") as caught:
+        pipeline.plan(task_arithmetic(*folders))
+    assert [str(each).split(":")[0] for each in caught.value.others] == [
+        str(tmp_path / "b")
+    ]
+
+
+def test_only_headers_are_read(models):
+    for model in models:
+        file = model / "model.safetensors"
+        content = file.read_bytes()
+        length = 8 + int.from_bytes(content[:8], "little")
+        file.write_bytes(content[:length] + b"\xff" * (len(content) - length))
+    assert pipeline.plan(task_arithmetic(*models)).rows
+
+
+def test_what_differs_from_mergekit_is_told(models):
+    config = task_arithmetic(*models, merge_method="ties", dtype="bfloat16")
+    told = " ".join(pipeline.plan(config).summary())
+    assert "unlike mergekit: of equal magnitudes" in told
+    assert "arithmetic is float32" in told
+    assert not pipeline.plan(task_arithmetic(*models)).differences
+
+
+def test_a_plan_is_made_of_plain_values(models):
+    assert json.dumps(pipeline.plan(task_arithmetic(*models)))
