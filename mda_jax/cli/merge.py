@@ -16,19 +16,21 @@ from mda_jax.cli.progress import progress
 if TYPE_CHECKING:
     from mda_jax.pipeline import Report
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+_UNITS = {"": 1, "B": 10**9}
+_UNITS |= {unit: 10**power for unit, power in (("K", 3), ("M", 6), ("G", 9))}
+_UNITS |= {f"{unit}I": 2**power for unit, power in (("K", 10), ("M", 20), ("G", 30))}
 
 
-def shard_size(text: str) -> int:
+def size(text: str) -> int:
     """Bytes from a number with a unit; `5B` is 5 billion, as mergekit writes it.
 
-    >>> shard_size("5B"), shard_size("1.5GB"), shard_size("800")
-    (5000000000, 1500000000, 800)
+    >>> size("5B"), size("1.5GB"), size("2GiB"), size("800")
+    (5000000000, 1500000000, 2147483648, 800)
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:([KMGB]?)|([KMG])B)", text.upper())
-    if not match or not (size := int(float(match[1]) * _UNITS[match[3] or match[2]])):
-        raise typer.BadParameter(f"{text!r} is no size; write 500M, 5GB or 5B.")
-    return size
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:(B|[KMG]?)|([KMG]I?)B)", text.upper())
+    if not match or not (found := int(float(match[1]) * _UNITS[match[3] or match[2]])):
+        raise typer.BadParameter(f"{text!r} is no size; write 500M, 5GB or 4GiB.")
+    return found
 
 
 def merge(
@@ -41,7 +43,7 @@ def merge(
     layout: Layout = RuleSet.DEFAULT,
     out_shard_size: Annotated[
         int,
-        typer.Option(parser=shard_size, metavar="SIZE", help="Bytes per weight file."),
+        typer.Option(parser=size, metavar="SIZE", help="Bytes per weight file."),
     ] = "5B",  # type: ignore[assignment]  # parsed like what the user types
     copy_tokenizer: Annotated[
         bool, typer.Option(help="Copy the tokenizer's files.")
@@ -51,6 +53,12 @@ def merge(
         Path | None,
         typer.Option(
             "--intermediate-dir", "-I", help="Folder for the named merges of CONFIG."
+        ),
+    ] = None,
+    max_memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=size, metavar="SIZE", help="Refuse a merge that holds more."
         ),
     ] = None,
     force: Annotated[
@@ -81,6 +89,7 @@ def merge(
                 config,
                 out,
                 intermediate=intermediate_dir,
+                max_memory=max_memory,
                 seed=seed,
                 layout=rules(layout),
                 shard_size=out_shard_size,

@@ -1,4 +1,9 @@
 """The driver: any pytree, inside or outside jit, one compiled call per bucket."""
 
 from mda_jax.engine._merge import merge as merge, merge_by_name as merge_by_name
-from mda_jax.engine._stream import settle as settle, stream as stream
+from mda_jax.engine._stream import (
+    Workspace as Workspace,
+    settle as settle,
+    stream as stream,
+    workspaces as workspaces,
+)

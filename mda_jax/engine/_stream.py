@@ -88,6 +88,49 @@ def settle(
     return _settled(job, method, trees.buckets(job.leaves, job.plan))
 
 
+class Workspace(NamedTuple):
+    """Bytes that one call of the kernel holds, as its compiler says."""
+
+    arguments: int
+    temporary: int
+    results: int
+
+
+def workspaces(
+    leaves: Leaves,
+    experts: Sequence[Any],
+    stage: Stage,
+    *,
+    layout: trees.Rules | None = None,
+    batch: int = 8,
+) -> list[Workspace]:
+    """What `stream` would hold at once, for every kind of leaf; compiles, runs nothing.
+
+    Args:
+      leaves: as for `stream`.
+      experts: the element type of each expert's leaves.
+      stage: as for `stream`.
+      layout: as for `stream`.
+      batch: as for `stream`.
+
+    Returns:
+      One for each kind of leaf.
+    """
+    plan, found = trees.layouts(leaves, layout), []
+    for bucket in trees.buckets(leaves, plan):
+        names, size = _chunks(bucket.names, batch // bucket.shape[0])[0]
+        shape = leaves[names[0]].shape
+        rows = [jax.ShapeDtypeStruct(shape, dtype) for dtype in experts]
+        view = partial(seen, layout=plan[names[0]], shape=shape)
+        pair = jax.eval_shape(view, (leaves[names[0]], tuple(rows)))
+        call = _call(stage, jax.random.key(0), bucket, names, [pair] * size, batch)
+        m = call(merge_chunk.lower, (None,) * size).compile().memory_analysis()
+        sizes = "argument", "temp", "output"
+        each = (getattr(m, f"{which}_size_in_bytes") for which in sizes)
+        found.append(Workspace(*each))
+    return found
+
+
 def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, Any]]:
     """Every leaf of a job, merged; those that are not floating as the base has them."""
     for name, leaf in job.leaves.items():
@@ -151,21 +194,29 @@ def _merge_names(
 ) -> tuple:
     """The merged leaves of one chunk, still in canonical view, and padding."""
     pairs = [_seen(job, name) for name in names]
-    bases, experts = zip(*_padded(pairs, size), strict=True)
     extras = [job.extras.get(name) for name in names]
-    seeds = np.asarray([trees.seed(name) for name in names])
-    return merge_chunk(
-        stage,
-        bases,
-        experts,
-        tuple(_padded(extras, size)),
-        key,
-        np.asarray(_padded(list(seeds), size)),
-        role=bucket.role,
-        shape=bucket.shape,
-        stacked=bucket.stacked,
-        batch=batch,
-    )
+    call = _call(stage, key, bucket, names, _padded(pairs, size), batch)
+    return call(merge_chunk, tuple(_padded(extras, size)))
+
+
+def _call(
+    stage: Stage,
+    key: Any,
+    bucket: Bucket,
+    names: tuple[str, ...],
+    pairs: list,
+    batch: int,
+) -> Callable[..., Any]:
+    """How the kernel is called on so many leaves of a bucket, given its extras."""
+    bases, experts = zip(*pairs, strict=True)
+    seeds = _padded([trees.seed(name) for name in names], len(pairs))
+    static = {"role": bucket.role, "shape": bucket.shape, "stacked": bucket.stacked}
+
+    def call(kernel: Callable[..., Any], extras: tuple) -> Any:
+        arrays = bases, experts, extras, key, np.asarray(seeds)
+        return kernel(stage, *arrays, **static, batch=batch)
+
+    return call
 
 
 def _checked(leaves: Leaves, read: Read, name: str) -> tuple[Any, tuple]:

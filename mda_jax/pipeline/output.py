@@ -12,9 +12,7 @@ import numpy as np
 from mda_jax.converters.formats import SafetensorsWriter, Spec
 from mda_jax.pipeline.bits import SLICE
 from mda_jax.pipeline.sources import Piece, Sources
-
-
-_WAITING = 4  # chunks that may wait for the disk
+from mda_jax.pipeline.streaming import WAITING
 
 
 @dataclass
@@ -42,7 +40,7 @@ class Output:
           MergeError: these or earlier ones are not finite.
           OSError: earlier ones could not be written.
         """
-        while len(self._waiting) >= _WAITING:
+        while len(self._waiting) >= WAITING:
             self._waiting.popleft().result()
         task = self._thread.submit(self._write, piece, entries, sources)
         self._waiting.append(task)

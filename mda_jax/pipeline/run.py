@@ -18,7 +18,7 @@ from mda_jax.pipeline.chat import write_template
 from mda_jax.pipeline.dialect import Step
 from mda_jax.pipeline.document import Document
 from mda_jax.pipeline.folder import check_absent, check_replaceable, new_folder
-from mda_jax.pipeline.job import Job, doubts, settle, surveyed
+from mda_jax.pipeline.job import Job, check_memory, doubts, settle, surveyed
 from mda_jax.pipeline.journal import Journal, Records
 from mda_jax.pipeline.manifest import (
     inputs,
@@ -50,6 +50,7 @@ def run(
     card: bool = True,
     tokenizer: bool = True,
     truncate_embeddings: bool = False,
+    max_memory: int | None = None,
     watch: Watch = lambda done, total: None,
 ) -> Report:
     """Merge model folders into a new one.
@@ -72,6 +73,8 @@ def run(
         written in any case.
       truncate_embeddings: cut the token tables of all models to the shortest, whatever
         the tokens beyond it are; for models that differ in their vocabularies.
+      max_memory: bytes that the process may hold; a merge that needs more, by the
+        compiler's prediction, is refused. None compiles once instead of twice.
       watch: called with the bytes written so far, and in all.
 
     Returns:
@@ -85,6 +88,8 @@ def run(
     start, target = time.perf_counter(), Path(os.path.abspath(out))
     (check_replaceable if force else check_absent)(target)
     job = settle(config, layout, truncate_embeddings=truncate_embeddings)
+    if max_memory is not None:
+        check_memory(job, max_memory)
     warnings = doubts(job)
     with new_folder(target, force=force, resume=resume) as folder:
         journal = Journal(folder, _identity(job, seed, shard_size))

@@ -32,6 +32,11 @@ class Sources(NamedTuple):
         """Shape of a tensor, and the type in which it is merged."""
         return jax.ShapeDtypeStruct(self.donor.spec(name).shape, self.dtypes[name])
 
+    def types(self, name: str) -> tuple[np.dtype, ...]:
+        """The element type of every expert's tensor."""
+        each = enumerate(self.experts)
+        return tuple(expert.spec(self._held(i, name)).dtype for i, expert in each)
+
     def read(self, name: str) -> tuple[np.ndarray, list[np.ndarray]]:
         """The base's and the experts' whole tensor, as they are."""
         experts = [e[self._held(i, name)] for i, e in enumerate(self.experts)]

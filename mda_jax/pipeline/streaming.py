@@ -5,20 +5,26 @@ of one length: one compilation serves them all, and the largest table needs no m
 memory than a run. Other tensors go to the engine whole, bucket by bucket.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mda_jax import engine, trees
 from mda_jax._types import Role
+from mda_jax.pipeline.bits import SLICE
 from mda_jax.pipeline.recipe import Step
 from mda_jax.pipeline.sources import Piece, Sources
 from mda_jax.pipeline.trim import Cut
 
 
 BUDGET = 8 << 20  # bytes of float32 copies that one call of the engine works on
+
+_SLICES = 4 * 8 * SLICE  # bytes of those that tensors are trimmed and measured by
+WAITING = 4  # chunks that may wait to be written
 
 Run = list[Piece]
 Chunk = tuple[Piece, np.ndarray]  # some entries of a tensor, [n]
@@ -45,14 +51,100 @@ def merged(
       The merged entries, those of each tensor in order, in the types of
       `sources.dtypes`.
     """
-    entries = BUDGET // (4 * (1 + len(sources.experts)))
+    entries = _entries(sources)
+    for step, runs, whole in _groups(sources, steps, elementwise, plan):
+        for names in runs:
+            yield from _in_runs(sources, step, names, entries)
+        yield from _in_buckets(sources, step, whole, key, entries)
+
+
+def held(
+    sources: Sources,
+    steps: Mapping[str, Step],
+    elementwise: Container[Role],
+    plan: Mapping[str, trees.Layout],
+) -> int:
+    """Bytes that `merged` holds at most; compiles its kernels, and reads nothing.
+
+    Args:
+      sources: the models.
+      steps: as for `merged`, stages alone.
+      elementwise: as for `merged`.
+      plan: as for `merged`.
+
+    Returns:
+      Mapped files, their copies, what the compiler sets aside, and the results that
+      wait to be written.
+    """
+    entries, most = _entries(sources), lru_cache(_most)
+    found = [0]
+    for step, runs, whole in _groups(sources, steps, elementwise, plan):
+        leaves, structure = jax.tree.flatten(step.method)
+        kinds = structure, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+        calls = []
+        for names in runs:
+            length = _length(sum(sources.leaf(n).size for n in names), entries)
+            calls.append((names[0], (length,), _FLAT, 1))
+        for bucket in trees.buckets({n: sources.leaf(n) for n in whole}, whole):
+            name, size = bucket.names[0], int(np.prod(bucket.shape[1:]))
+            batch = min(len(bucket.names), max(1, entries // max(size, 1)))
+            calls.append((name, sources.leaf(name).shape, whole[name], batch))
+        for name, shape, layout, batch in calls:
+            types = sources.dtypes[name], sources.types(name)
+            found.append(most(_Static(kinds, step.method), shape, types, layout, batch))
+    return max(found) + _SLICES
+
+
+class _Static:
+    """A stage that counts as equal to another with other numbers of the same kinds."""
+
+    def __init__(self, kinds: Hashable, stage: Any):
+        self.kinds, self.stage = kinds, stage
+
+    def __hash__(self) -> int:
+        return hash(self.kinds)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self.kinds == other.kinds
+
+
+def _most(
+    stage: _Static,
+    shape: tuple[int, ...],
+    types: tuple[np.dtype, tuple[np.dtype, ...]],
+    layout: trees.Layout,
+    batch: int,
+) -> int:
+    """Bytes that the calls for leaves of one kind hold."""
+    base, experts = types
+    leaves = {str(i): jax.ShapeDtypeStruct(shape, base) for i in range(batch)}
+    found = engine.workspaces(
+        leaves,
+        experts,
+        stage.stage,
+        layout=lambda leaves: dict.fromkeys(leaves, layout),
+        batch=batch,
+    )
+    return max(2 * w.arguments + w.temporary + WAITING * w.results for w in found)
+
+
+def _entries(sources: Sources) -> int:
+    """Entries of a run, or of all weights that go through the engine at once."""
+    return BUDGET // (4 * (1 + len(sources.experts)))
+
+
+def _groups(
+    sources: Sources,
+    steps: Mapping[str, Step],
+    elementwise: Container[Role],
+    plan: Mapping[str, trees.Layout],
+) -> Iterator[tuple[Step, list[list[str]], dict[str, trees.Layout]]]:
+    """For each step the tensors that go in runs, by their type, and all others."""
     for step, names in _alike(steps):
         flat = [name for name in names if plan[name].role in elementwise]
-        for dtype in dict.fromkeys(sources.dtypes[n] for n in flat):
-            alike = [n for n in flat if sources.dtypes[n] == dtype]
-            yield from _in_runs(sources, step, alike, entries)
-        whole = {n: plan[n] for n in names if plan[n].role not in elementwise}
-        yield from _in_buckets(sources, step, whole, key, entries)
+        types = dict.fromkeys(sources.dtypes[name] for name in flat)
+        runs = [[n for n in flat if sources.dtypes[n] == dtype] for dtype in types]
+        yield step, runs, {n: plan[n] for n in names if plan[n].role not in elementwise}
 
 
 def _alike(steps: Mapping[str, Step]) -> list[tuple[Step, list[str]]]:

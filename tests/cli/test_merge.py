@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from mda_jax.cli import app
-from mda_jax.cli.merge import shard_size
+from mda_jax.cli.merge import size
 
 
 def write_yaml(path, config):
@@ -181,8 +181,8 @@ def test_usage_errors_are_code_2(work):
 
 
 def test_sizes():
-    assert shard_size("500m") == 500_000_000
-    assert shard_size("5B") == shard_size("5GB") == 5_000_000_000
+    assert size("500m") == 500_000_000
+    assert size("5B") == size("5GB") == 5_000_000_000
 
 
 SLOW = """
@@ -239,3 +239,11 @@ def test_force_and_resume(work):
     assert result.exit_code == 2 and "exists already" in result.stderr
     options = ("--force", "--resume")
     assert run("merge", work / "c.yml", work / "out", *options).exit_code == 0
+
+
+def test_a_ceiling_for_memory(work):
+    result = run("merge", work / "c.yml", work / "out", "--max-memory", "100MB")
+    assert result.exit_code == 2 and "more than the 100 MB allowed" in result.stderr
+    assert not (work / "out").exists()
+    result = run("merge", work / "c.yml", work / "out", "--max-memory", "100GB")
+    assert result.exit_code == 0

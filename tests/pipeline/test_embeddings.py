@@ -290,3 +290,15 @@ def test_bfloat16_rows_are_kept_bit_by_bit(tmp_path):
     found, mine, base = (read(p)[EMBED] for p in (tmp_path / "out", b, a))
     want = np.stack([base[0], mine[1], base[2], mine[0], mine[2]])
     assert found.tobytes() == want.tobytes()
+
+
+def test_methods_that_see_whole_tables(tmp_path):
+    a, b = (model(tmp_path / n, s, 3) for s, n in enumerate("ab"))
+    words(a, ["x", "y", "z"])
+    words(b, ["y", "z", "x"])
+    config = task_arithmetic(a, b, merge_method="slerp", tokenizer={})
+    config["models"][0].pop("parameters")
+    pipeline.run(config | {"parameters": {"t": 1.0}}, tmp_path / "out")
+    for name in (EMBED, HEAD):
+        want = read(b)[name][[2, 0, 1]]
+        np.testing.assert_allclose(read(tmp_path / "out")[name], want, atol=1e-5)

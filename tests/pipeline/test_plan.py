@@ -1,6 +1,8 @@
 """What a merge would do, before it does it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -82,3 +84,37 @@ def test_what_differs_from_mergekit_is_told(models):
 
 def test_a_plan_is_made_of_plain_values(models):
     assert json.dumps(pipeline.plan(task_arithmetic(*models)))
+
+
+CHILD = """
+import json, sys
+from mda_jax import pipeline
+print(pipeline.plan(json.loads(sys.argv[1])).peak_memory)
+pipeline.run(json.loads(sys.argv[1]), sys.argv[2])
+with open("/proc/self/status") as status:
+    (peak,) = (line.split()[1] for line in status if line.startswith("VmHWM"))
+print(1024 * int(peak))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear"])
+def test_memory_is_predicted(tmp_path, method):
+    """From above, and by less than half too much: results seldom wait for the disk."""
+    table = np.tile(np.float32(np.random.default_rng(0).normal(size=512)), (16_000, 1))
+    names = [f"layers.{i}.embed_tokens.weight" for i in range(2)]
+    folders = [save(tmp_path / n, dict.fromkeys(names, table)) for n in "abc"]
+    config = task_arithmetic(*folders, merge_method=method)
+    command = [sys.executable, "-c", CHILD, json.dumps(config), str(tmp_path / "out")]
+    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    predicted, held = map(int, child.stdout.split())
+    assert 0.9 * held <= predicted <= 1.5 * held
+
+
+def test_methods_that_see_the_whole_model_are_not_predicted(models):
+    config = task_arithmetic(*models, merge_method="ties_global")
+    for model in config["models"]:
+        del model["parameters"]
+    assert pipeline.plan(config).peak_memory is None
+    with pytest.raises(ConfigError, match="cannot be told beforehand"):
+        pipeline.run(config, "unused", max_memory=10**12)
