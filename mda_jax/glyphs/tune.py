@@ -1,6 +1,7 @@
 """Choose a method's numbers by their worth on validation pictures."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from mda_jax import methods
 COARSE = (0.15, 0.25, 0.4, 0.65, 1.0, 1.6)  # of the default scale
 FINE = (0.8, 1.0, 1.25)  # of the best scale so far
 OTHERS = (0.2, 0.5, 1.0, 2.0, 5.0)  # of the best value so far of any other number
-FRACTIONS = ("common", "density")  # numbers that end at 1
+FRACTIONS = ("common", "density", "quantile", "share")  # numbers that end at 1
 _STEPS_BEYOND = 4  # at most, where the best is at an end of what was tried
 Hyper = dict[str, float]
 
@@ -68,7 +69,7 @@ def tuned(
     def value(setting: Hyper) -> float:
         key = tuple(setting.items())
         if key not in known:
-            known[key] = worth(setting)
+            known[key] = worth(setting) if _is_allowed(name, setting) else -math.inf
         return known[key]
 
     for number, multiples in rounds:
@@ -82,6 +83,15 @@ def tuned(
             tried[beyond] = 0.0
         best = dict(max(known.items(), key=lambda item: item[1])[0])
     return best
+
+
+def _is_allowed(name: str, setting: Hyper) -> bool:
+    """Whether the method takes these numbers together."""
+    try:
+        getattr(methods, name)(**setting)
+    except ValueError:
+        return False
+    return True
 
 
 def _beyond_best_end(tried: Mapping[float, float]) -> float:

@@ -1,5 +1,6 @@
 """A merge, settled before anything is written: every tensor has its rule."""
 
+import mmap
 import os
 import resource
 from collections.abc import Mapping
@@ -217,7 +218,16 @@ def peak_memory(job: Job) -> int | None:
         if any(isinstance(step.method, WholeModel) for step in part.steps.values()):
             return None
         each.append(held(sources, part.steps, job.recipe.elementwise, job.plan))
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + max(each)
+    return _resident() + max(each)
+
+
+def _resident() -> int:
+    """Bytes that this process holds; the most it ever held where `/proc` is missing."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * mmap.PAGESIZE
 
 
 def check_memory(job: Job, most: int) -> None:
