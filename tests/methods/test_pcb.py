@@ -44,7 +44,7 @@ def error(scores, shares, density):
     ordered = np.sort(scores, axis=1)
     least = ordered[:, int(scores.shape[1] * (1 - density))][:, None]
     rounding = 16 * 2**-23 * np.abs(scores).max(axis=1, keepdims=True)
-    unsure = (np.abs(scores - least) <= rounding) & (shares > 0)
+    unsure = np.abs(scores - least) <= rounding
     each = (rounding / (ordered[:, -1:] - least)).sum(axis=0)
     votes = shares.sum(axis=0)
     relative = 2 * each / np.where(votes > 0, votes, np.inf)
