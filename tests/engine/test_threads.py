@@ -16,16 +16,7 @@ def trees():
     return tree(), [tree() for _ in range(8)]
 
 
-DECOMPOSING = (
-    "dc_merge",
-    "dls",
-    "iso_cts",
-    "mda",
-    "mda_frame",
-    "mda_task_frame",
-    "svc",
-    "tsv",
-)
+DECOMPOSING = "dc_merge", "iso_cts", "svc", "tsv"
 
 
 def test_threads_merge_at_once_and_alike():
@@ -41,7 +32,7 @@ def test_threads_merge_at_once_and_alike():
             jax.tree.map(np.testing.assert_array_equal, got, want[i])
         agreed.append(i)
 
-    chosen = list(range(len(built))) * 2
+    chosen = list(range(len(built))) * 3
     threads = [threading.Thread(target=work, args=[i], daemon=True) for i in chosen]
     for thread in threads:
         thread.start()

@@ -9,7 +9,7 @@ from mda_jax.pipeline.dialect import MERGEKIT
 
 
 WEIGHT = "model.layers.0.mlp.up_proj.weight"
-SEVERAL = "consensus dls magmax mda pcb tatr ties_global tsv wudi".split()
+SEVERAL = "consensus dls magmax mda ties_global tsv wudi".split()
 
 
 @pytest.fixture(scope="module")
