@@ -21,7 +21,7 @@ def multislerp(
     Args:
       weights: share of each expert, dimensionless. None: all alike.
       average: `(rows [k, *d], weights=[k]) -> [1, *d]`: the weighted mean, or
-        `weighted_sum` for weights that are not divided by their sum.
+        `primitives.weighted_sum` for weights that are not divided by their sum.
 
     Returns:
       A stage `[k, *d] -> [1, *d]`. From the average of the unit vectors of the deltas,
@@ -39,8 +39,8 @@ def multislerp(
       smoothing, 1977, https://doi.org/10.1002/cpa.3160300502, with tangents that are
       plain projections.
       Differs: mergekit fails where the directions of three deltas or more cancel.
-      Its `normalize_weights: false` is `average=weighted_sum`. Without a base model
-      it averages weights: merge into a base of zeros.
+      Its `normalize_weights: false` is `average=primitives.weighted_sum`. Without a
+      base model it averages weights: merge into a base of zeros.
     """
     shares = None if weights is None else p.per_expert(weights)
     return stage(barycentre, weights=shares, average=Partial(average))
@@ -62,8 +62,3 @@ def barycentre(
     moved = jnp.cos(far) * middle + jnp.sinc(far / jnp.pi) * tangent
     size = average(p.length(d, axes), weights=weights)
     return jnp.where(directed, size * moved, average(d, weights=weights))
-
-
-def weighted_sum(d: Deltas, *, weights: Float[Array, "..."]) -> Float[Array, " 1 *d"]:
-    """Sum of weighted rows, whatever the sum of the weights."""
-    return p.total(p.weighted(d, weights=weights))

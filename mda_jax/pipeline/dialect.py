@@ -14,7 +14,6 @@ from mda_jax._types import Deltas, Role, Stage, WholeModel
 from mda_jax.combine import chain, sided, stage
 from mda_jax.methods._dare_linear import dropped
 from mda_jax.methods._della_linear import dropped_by_rank
-from mda_jax.methods._multislerp import weighted_sum
 from mda_jax.methods._sce import guarded_energy_shares
 from mda_jax.methods._task_arithmetic import task_arithmetic
 from mda_jax.methods._ties import elected_sum, elected_weighted_mean
@@ -103,8 +102,7 @@ def _check_count(
 
 
 def _linear(n: Numbers) -> Step:
-    weights = _shares(n)
-    return Step(chain(stage(p.weighted, weights=array(weights)), stage(p.total)))
+    return Step(stage(p.weighted_sum, weights=array(_shares(n))))
 
 
 def _slerp(n: Numbers) -> Step:
@@ -118,7 +116,7 @@ def _nuslerp(n: Numbers) -> Step:
 
 
 def _multislerp(n: Numbers) -> Step:
-    average = p.weighted_mean if n.common["normalize_weights"] else weighted_sum
+    average = p.weighted_mean if n.common["normalize_weights"] else p.weighted_sum
     return Step(methods.multislerp(n.each("weight"), average=average))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from mda_jax.pipeline.errors import ConfigError
 
 
+JOURNAL = "merge_progress.json"  # there is one once a weight file is finished
 _LOCK = ".lock"
 
 
@@ -52,7 +53,7 @@ def new_folder(out: Path, *, force: bool, resume: bool) -> Iterator[Path]:
 
     Yields:
       The sibling. Its files are to be flushed by who writes them. After an error it is
-      removed; after an interruption only if `is_worth_keeping` does not say otherwise.
+      removed; after an interruption only if it holds no finished weight file.
 
     Raises:
       ConfigError: another process fills it, or `out` appeared meanwhile.
@@ -75,9 +76,6 @@ def new_folder(out: Path, *, force: bool, resume: bool) -> Iterator[Path]:
             if not (interrupted and (partial / JOURNAL).is_file()):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-
-
-JOURNAL = "merge_progress.json"
 
 
 def _check_parent(out: Path) -> None:

@@ -77,20 +77,16 @@ def check(request: Request, signature: Signature) -> None:
     own = {name: p for name, p in signature.items() if p.own}
     problems = Problems()
     for section in request.sections:
-        for steps, settings in section.levels:
-            for name, setting in settings.items():
-                with problems.collected():
-                    place = (*steps, "parameters", name)
-                    _check_one(document, method, place, setting, signature)
-        for ingredient in section.ingredients:
-            steps, settings = ingredient.own
-            for name, setting in settings.items():
-                with problems.collected():
-                    place = (*steps, "parameters", name)
-                    if name in signature and name not in own:
-                        problem = "is one for all models: move it to the top level."
-                        raise document.error(place, f"{name!r} {problem}")
-                    _check_one(document, method, place, setting, own)
+        for place, setting in _settings(section.levels):
+            with problems.collected():
+                _check_one(document, method, place, setting, signature)
+        for place, setting in _settings(tuple(i.own for i in section.ingredients)):
+            with problems.collected():
+                name = place[-1]
+                if name in signature and name not in own:
+                    problem = "is one for all models: move it to the top level."
+                    raise document.error(place, f"{name!r} {problem}")
+                _check_one(document, method, place, setting, own)
     problems.raise_any()
 
 
@@ -153,13 +149,13 @@ def check_filters(request: Request, places: list[tuple[Section, Place]]) -> None
     seen: dict[tuple[Steps, str], bool] = {}
     problems = Problems()
     for section, place in places:
-        for steps, name, text in _filters(section.levels):
-            key = ((*steps, "parameters", name), text)
-            seen[key] = seen.get(key, False) or text in place.tensor
-        for stored, ingredient in zip(place.stored, section.ingredients, strict=True):
-            for steps, name, text in _filters((ingredient.own,)):
-                key = ((*steps, "parameters", name), text)
-                seen[key] = seen.get(key, False) or text in stored
+        owners = zip(place.stored, section.ingredients, strict=True)
+        own = ((name, (ingredient.own,)) for name, ingredient in owners)
+        for tensor, levels in ((place.tensor, section.levels), *own):
+            for steps, setting in _settings(levels):
+                for text in filters(setting):
+                    matched = seen.get((steps, text), False) or text in tensor
+                    seen[steps, text] = matched
     for (steps, text), matched in seen.items():
         with problems.collected():
             if not matched:
@@ -168,11 +164,11 @@ def check_filters(request: Request, places: list[tuple[Section, Place]]) -> None
     problems.raise_any()
 
 
-def _filters(levels: tuple[Level, ...]) -> Iterator[tuple[Steps, str, str]]:
+def _settings(levels: tuple[Level, ...]) -> Iterator[tuple[Steps, Setting]]:
+    """Every setting and its place in the document."""
     for steps, settings in levels:
         for name, setting in settings.items():
-            for text in filters(setting):
-                yield steps, name, text
+            yield (*steps, "parameters", name), setting
 
 
 def _first(
@@ -185,7 +181,7 @@ def _first(
 
 def _missing(request: Request, ingredient: Ingredient, name: str) -> ConfigError:
     return request.document.error(
-        ingredient.own.steps or ("base_model",),
+        ingredient.own.steps,
         f"{ingredient.name}: parameter {name!r} is required by"
         f" {request.config.merge_method}; set it here or at the top level.",
     )

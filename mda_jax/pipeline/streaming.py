@@ -5,6 +5,7 @@ of one length: one compilation serves them all, and the largest table needs no m
 memory than a run. Other tensors go to the engine whole, bucket by bucket.
 """
 
+import math
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -86,8 +87,8 @@ def held(
             length = _length(sum(sources.leaf(n).size for n in names), entries)
             calls.append((names[0], (length,), _FLAT, 1))
         for bucket in trees.buckets({n: sources.leaf(n) for n in whole}, whole):
-            name, size = bucket.names[0], int(np.prod(bucket.shape[1:]))
-            batch = min(len(bucket.names), max(1, entries // max(size, 1)))
+            name, batch = bucket.names[0], _batch(bucket, entries)
+            batch = min(len(bucket.names), batch)
             calls.append((name, sources.leaf(name).shape, whole[name], batch))
         for name, shape, layout, batch in calls:
             types = sources.dtypes[name], sources.types(name)
@@ -133,6 +134,11 @@ def _entries(sources: Sources) -> int:
     return BUDGET // (4 * (1 + len(sources.experts)))
 
 
+def _batch(bucket: trees.Bucket, entries: int) -> int:
+    """Weights of a bucket that go through the engine at once."""
+    return max(1, entries // max(math.prod(bucket.shape[1:]), 1))
+
+
 def _groups(
     sources: Sources,
     steps: Mapping[str, Step],
@@ -165,14 +171,13 @@ def _in_buckets(
     """Whole tensors, those of one shape together."""
     leaves = {name: sources.leaf(name) for name in plan}
     for bucket in trees.buckets(leaves, plan):
-        size = int(np.prod(bucket.shape[1:]))  # of one weight
         merging = engine.stream(
             {name: leaves[name] for name in bucket.names},
             sources.read,
             step.method,
             key=key,
             layout=lambda leaves: {name: plan[name] for name in leaves},
-            batch=max(1, entries // max(size, 1)),
+            batch=_batch(bucket, entries),
         )
         for name, leaf in merging:
             merged_entries = np.asarray(leaf).reshape(-1)

@@ -8,6 +8,7 @@ from mda_jax.primitives.averages import (
     total as total,
     weighted as weighted,
     weighted_mean as weighted_mean,
+    weighted_sum as weighted_sum,
 )
 from mda_jax.primitives.cores import (
     CoreSpace as CoreSpace,

@@ -43,6 +43,11 @@ def mean(d: Rows) -> Float[Array, " 1 *d"]:
     return total(d) / len(d)
 
 
+def weighted_sum(d: Deltas, *, weights: Float[Array, "..."]) -> Float[Array, " 1 *d"]:
+    """Sum of weighted rows, whatever the sum of the weights."""
+    return total(weighted(d, weights=weights))
+
+
 def weighted_mean(d: Deltas, *, weights: Float[Array, "..."]) -> Float[Array, " 1 *d"]:
     """Sum of weighted rows over the sum of weights, or over 1 where that is tiny."""
     column = _column(weights, d)

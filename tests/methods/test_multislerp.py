@@ -8,7 +8,7 @@ from helpers import assert_close, grid
 
 from mda_jax import Side
 from mda_jax.methods import multislerp
-from mda_jax.methods._multislerp import weighted_sum
+from mda_jax.primitives import weighted_sum
 
 
 def oracle(d, weights):
