@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mda_jax.converters.formats.dtypes import Spec
+from mda_jax.converters.formats.errors import FormatError
 from mda_jax.converters.formats.header import Entry
 from mda_jax.converters.formats.shards import shards
-
-
-_AT_ONCE = getattr(mmap, "MAP_POPULATE", 0)  # of Linux: read all pages in one go
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -54,11 +52,26 @@ class Tensors(Mapping[str, np.ndarray]):
         return self._where[name][1].spec
 
     def entries(self, name: str, part: slice) -> np.ndarray:
-        """Consecutive entries of one tensor laid out flat."""
-        file, ((shape, dtype), start) = self._where[name]
-        first, stop, _ = part.indices(math.prod(shape))
-        place = start + first * dtype.itemsize
-        return file.mapped(place, stop - first, dtype, flags=_AT_ONCE)
+        """Consecutive entries of one tensor laid out flat, in memory of their own."""
+        first, stop, _ = part.indices(self.spec(name).size)
+        entries = np.empty(stop - first, self.spec(name).dtype)
+        self.fill(name, first, entries)
+        entries.flags.writeable = False
+        return entries
+
+    def fill(self, name: str, first: int, out: np.ndarray) -> None:
+        """Read as many entries as an array takes, from one on, and cast them to it.
+
+        Args:
+          name: of the tensor.
+          first: place of the first entry, laid out flat.
+          out: contiguous, `[n]`; `first + n` is at most the tensor's size.
+        """
+        file, ((_, dtype), start) = self._where[name]
+        if out.dtype == dtype:
+            file.read(start + first * dtype.itemsize, out)
+        else:
+            out[...] = self.entries(name, slice(first, first + out.size))
 
 
 def open_tensors(path: str | os.PathLike[str]) -> Tensors:
@@ -89,12 +102,25 @@ class _File:
     """One file, open for reading as long as it is used."""
 
     def __init__(self, file: Path):
+        self._path = file
         self._descriptor = os.open(file, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor).atexit = False
 
-    def mapped(
-        self, start: int, size: int, dtype: np.dtype, *, flags: int = 0
-    ) -> np.ndarray:
+    def read(self, start: int, out: np.ndarray) -> None:
+        """Fill a contiguous array with the bytes from one on."""
+        left = out.view(np.uint8).data
+        while left:
+            done = os.preadv(self._descriptor, [left], start)
+            if not done:
+                raise FormatError(
+                    self._path,
+                    "the end of the file",
+                    f"data up to byte {start + len(left)}",
+                    "It was cut while it was open; fetch it again.",
+                )
+            left, start = left[done:], start + done
+
+    def mapped(self, start: int, size: int, dtype: np.dtype) -> np.ndarray:
         """So many entries from a byte on; mapped as long as the array lives."""
         first = start - start % mmap.ALLOCATIONGRANULARITY
         length = start - first + size * dtype.itemsize
@@ -103,7 +129,7 @@ class _File:
         window = mmap.mmap(
             self._descriptor,
             length,
-            flags=mmap.MAP_SHARED | flags,
+            flags=mmap.MAP_SHARED,
             prot=mmap.PROT_READ,
             offset=first,
         )

@@ -30,7 +30,7 @@ class Job(NamedTuple):
 
 def stream(
     leaves: Leaves,
-    read: Callable[[str], tuple[Any, Sequence[Any]]],
+    read: Read,
     method: Method,
     *,
     key: Any = None,
@@ -41,8 +41,9 @@ def stream(
 
     Args:
       leaves: `{name: ShapeDtypeStruct}` of the base (arrays serve too).
-      read: `name -> (base leaf, [expert leaves])`, NumPy or JAX; called once a leaf,
-        and once more for each survey of a `WholeModel`.
+      read: `name -> (base leaf, [expert leaves])`, NumPy or JAX, or one array
+        `[k, *shape]` of the experts' leaves; called once a leaf, and once more for
+        each survey of a `WholeModel`.
       method: a stage `[k, *d] -> [j, *d]`, or a `WholeModel`; see `mda_jax.methods`.
       key: a PRNG key; only random stages need it.
       layout: rules as in `trees.layouts`.
@@ -66,7 +67,7 @@ def stream(
 
 def settle(
     leaves: Leaves,
-    read: Callable[[str], tuple[Any, Sequence[Any]]],
+    read: Read,
     method: Method,
     *,
     layout: trees.Rules | None = None,
@@ -98,7 +99,7 @@ class Workspace(NamedTuple):
 
 def workspaces(
     leaves: Leaves,
-    experts: Sequence[Any],
+    read: Read,
     stage: Stage,
     *,
     layout: trees.Rules | None = None,
@@ -108,7 +109,7 @@ def workspaces(
 
     Args:
       leaves: as for `stream`.
-      experts: the element type of each expert's leaves.
+      read: as for `stream`, but a `ShapeDtypeStruct` in place of every array.
       stage: as for `stream`.
       layout: as for `stream`.
       batch: as for `stream`.
@@ -119,10 +120,8 @@ def workspaces(
     plan, found = trees.layouts(leaves, layout), []
     for bucket in trees.buckets(leaves, plan):
         names, size = _chunks(bucket.names, batch // bucket.shape[0])[0]
-        shape = leaves[names[0]].shape
-        rows = [jax.ShapeDtypeStruct(shape, dtype) for dtype in experts]
-        view = partial(seen, layout=plan[names[0]], shape=shape)
-        pair = jax.eval_shape(view, (leaves[names[0]], tuple(rows)))
+        view = partial(seen, layout=plan[names[0]], shape=leaves[names[0]].shape)
+        pair = jax.eval_shape(view, _checked(leaves, read, names[0]))
         call = _call(stage, jax.random.key(0), bucket, names, [pair] * size, batch)
         m = call(merge_chunk.lower, (None,) * size).compile().memory_analysis()
         sizes = "argument", "temp", "output"
@@ -219,11 +218,15 @@ def _call(
     return call
 
 
-def _checked(leaves: Leaves, read: Read, name: str) -> tuple[Any, tuple]:
+def _checked(leaves: Leaves, read: Read, name: str) -> tuple[Any, Any]:
     base, experts = read(name)
-    _check.some_experts("stream", len(experts))
     want = {name: leaves[name]}
     _check.same_leaves("stream", "base", want, {name: base})
+    if not isinstance(experts, Sequence):
+        k = _check.stacked("stream", {name: experts})
+        _check.same_leaves("stream", "experts", want, {name: experts}, k)
+        return base, experts
+    _check.some_experts("stream", len(experts))
     for i, expert in enumerate(experts):
         _check.same_leaves("stream", f"experts[{i}]", want, {name: expert})
     return base, tuple(experts)

@@ -102,6 +102,13 @@ class Adapted(Tensors):
         entries.flags.writeable = False
         return entries
 
+    def fill(self, name: str, first: int, out: np.ndarray) -> None:
+        """Write as many entries as an array takes, from one on, cast to its type."""
+        if name in self._products or name in self._whole:
+            out[...] = self.entries(name, slice(first, first + out.size))
+        else:
+            super().fill(name, first, out)
+
     def _before(self, name: str) -> np.ndarray:
         """The tensor that a product is added to."""
         if name in self._whole:

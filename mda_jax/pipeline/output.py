@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mda_jax.converters.formats import SafetensorsWriter, Spec
-from mda_jax.pipeline.bits import SLICE
+from mda_jax.pipeline.bits import SLICE, all_finite, blocks
 from mda_jax.pipeline.sources import Piece, Sources
 from mda_jax.pipeline.streaming import WAITING
 
@@ -70,20 +70,21 @@ class Output:
             part = entries[start : start + SLICE]
             with np.errstate(over="ignore"):
                 part = part.astype(self._specs[piece.tensor].dtype, copy=False)
-            first = piece.part.start + start
-            if part.dtype.kind not in "biu" and not np.isfinite(part).all():
+            if not all_finite(part):
                 raise sources.not_finite(piece.tensor)
+            first = piece.part.start + start
             before = slice(first, first + part.size)
             _measure(record, part, sources.donor.entries(piece.tensor, before))
             record.digest.update(part.view(np.uint8))
             self._writer.write_part(piece.tensor, part)
 
 
-def _measure(record: _Record, part: np.ndarray, donor: np.ndarray) -> None:
+def _measure(record: _Record, merged: np.ndarray, donor: np.ndarray) -> None:
     """Compare some entries with the donor's."""
-    difference = part.astype(np.float32) - donor.astype(np.float32)
-    record.changed += int(np.count_nonzero(difference))
-    record.squares += float(np.square(difference, dtype=np.float64).sum())
+    for part in blocks(merged.size):
+        difference = merged[part].astype(np.float32) - donor[part].astype(np.float32)
+        record.changed += int(np.count_nonzero(difference != 0))
+        record.squares += float(np.square(difference, dtype=np.float64).sum())
 
 
 def _summary(record: _Record, spec: Spec) -> dict[str, Any]:

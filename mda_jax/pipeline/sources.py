@@ -1,12 +1,14 @@
 """Reading the leaves of a merge, whole or in pieces, ready to merge."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from mda_jax.pipeline.bits import is_finite
+from mda_jax.pipeline.bits import all_finite, blocks, chosen, is_finite
 from mda_jax.pipeline.errors import MergeError
 from mda_jax.pipeline.trim import KEEP_ALL, Cut, Trim, find_cut
 from mda_jax.pipeline.views import View
@@ -44,30 +46,36 @@ class Sources(NamedTuple):
             return np.zeros(self.leaf(name).shape, self.dtypes[name]), experts
         return self.donor[name].astype(self.dtypes[name], copy=False), experts
 
-    def read_piece(
-        self, piece: Piece, trim: Trim | None, cuts: tuple[Cut, ...]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The base's and the experts' entries of one piece, experts trimmed."""
-        base = self._base(piece).astype(self.dtypes[piece.tensor], copy=False)
-        experts = []
+    def fill(
+        self,
+        piece: Piece,
+        trim: Trim | None,
+        cuts: tuple[Cut, ...],
+        base: np.ndarray,
+        experts: np.ndarray,
+    ) -> None:
+        """Write the base's `[n]` and the experts' `[k, n]` entries, experts trimmed."""
+        self._fill_base(piece, base)
         for i, cut in enumerate(cuts):
-            expert = self._entries(i, piece)
-            if trim is not None and not np.isfinite(expert).all():
+            expert, name = experts[i], self._held(i, piece.tensor)
+            self.experts[i].fill(name, piece.part.start, expert)
+            if trim is not None and not all_finite(expert):
                 raise self.not_finite(piece.tensor)  # else it might be voted out
             if cut != KEEP_ALL:
-                expert = _trimmed(base, expert, cut, piece.part.start)
-            experts.append(expert)
-        return base, experts
+                _trim(base, expert, cut, piece.part.start)
 
     def cuts(self, name: str, trim: Trim | None) -> tuple[Cut, ...]:
         """Where to trim each expert's delta of one tensor that is not empty."""
         if trim is None:
             return (KEEP_ALL,) * len(self.experts)
         size, rescale = self.donor.spec(name).size, trim.rescale
-        return tuple(
-            find_cut(partial(self._delta, name, i), size, density, rescale=rescale)
-            for i, density in enumerate(trim.densities)
-        )
+
+        def find(i: int, density: float) -> Cut:
+            read = partial(self._delta, name, i)
+            return find_cut(read, size, density, rescale=rescale)
+
+        with ThreadPoolExecutor() as threads:  # NumPy lets go of the interpreter
+            return tuple(threads.map(find, count(), trim.densities))
 
     def not_finite(self, name: str) -> MergeError:
         """The error for NaN or infinity in one merged tensor; says where it is from."""
@@ -87,34 +95,29 @@ class Sources(NamedTuple):
         )
         return MergeError(f"{name!r} would be NaN or infinite; {source}")
 
-    def _base(self, piece: Piece) -> np.ndarray:
-        name, part = piece
+    def _fill_base(self, piece: Piece, out: np.ndarray) -> None:
         if self.subtract:
-            return self.donor.entries(name, part)
-        return np.zeros(part.stop - part.start, self.dtypes[name])
-
-    def _entries(self, i: int, piece: Piece) -> np.ndarray:
-        return self.experts[i].entries(self._held(i, piece.tensor), piece.part)
+            self.donor.fill(piece.tensor, piece.part.start, out)
+        else:
+            out[...] = 0
 
     def _held(self, i: int, name: str) -> str:
         return self.tied[i].get(name, name)
 
     def _delta(self, name: str, i: int, part: slice) -> np.ndarray:
-        piece = Piece(name, part)
-        return _difference(self._base(piece), self._entries(i, piece))
+        base, delta = np.empty((2, part.stop - part.start), np.float32)
+        self._fill_base(Piece(name, part), base)
+        self.experts[i].fill(self._held(i, name), part.start, delta)
+        delta -= base
+        return delta
 
 
-def _difference(base: np.ndarray, expert: np.ndarray) -> np.ndarray:
-    return expert.astype(np.float32) - base.astype(np.float32)
-
-
-def _trimmed(base: np.ndarray, expert: np.ndarray, cut: Cut, start: int) -> np.ndarray:
-    """An expert whose delta to the base is the trimmed delta."""
-    delta = _difference(base, expert)
-    keeps = cut.keeps(delta, start)
-    if cut.factor != 1:
-        grown = base.astype(np.float32) + np.float32(cut.factor) * delta
-        return np.where(keeps, grown, base.astype(np.float32))
-    if expert.dtype != base.dtype:
-        expert, base = expert.astype(np.float32), base.astype(np.float32)
-    return np.where(keeps, expert, base)
+def _trim(base: np.ndarray, expert: np.ndarray, cut: Cut, start: int) -> None:
+    """Change an expert so that its delta to the base is the trimmed delta."""
+    for part in blocks(expert.size):
+        low, high = base[part].astype(np.float32), expert[part].astype(np.float32)
+        delta = high - low
+        if cut.factor != 1:
+            expert[part] = low + np.float32(cut.factor) * delta
+        stays, goes = expert[part], base[part].astype(expert.dtype, copy=False)
+        expert[part] = chosen(cut.keeps(delta, start + part.start), stays, goes)

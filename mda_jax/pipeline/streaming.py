@@ -8,7 +8,8 @@ memory than a run. Other tensors go to the engine whole, bucket by bucket.
 import math
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from itertools import cycle
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,12 @@ BUDGET = 8 << 20  # bytes of float32 copies that one call of the engine works on
 _SLICES = 4 * 8 * SLICE  # bytes of those that tensors are trimmed and measured by
 WAITING = 4  # chunks that may wait to be written
 
+_ALIGNMENT = 64  # bytes
+
 Run = list[Piece]
 Chunk = tuple[Piece, np.ndarray]  # some entries of a tensor, [n]
+_Item = TypeVar("_Item")
+_Call = tuple[Any, Any, trees.Layout, int]  # base, experts (abstract), layout, batch
 _FLAT = trees.Layout(Role.VECTOR, out=(0,))
 
 
@@ -82,17 +87,19 @@ def held(
     for step, runs, whole in _groups(sources, steps, elementwise, plan):
         leaves, structure = jax.tree.flatten(step.method)
         kinds = structure, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
-        calls = []
+        calls: list[_Call] = []
         for names in runs:
             length = _length(sum(sources.leaf(n).size for n in names), entries)
-            calls.append((names[0], (length,), _FLAT, 1))
+            base = jax.ShapeDtypeStruct((length,), sources.dtypes[names[0]])
+            shape = len(sources.experts), length
+            rows = jax.ShapeDtypeStruct(shape, _type(sources, step, names))
+            calls.append((base, rows, _FLAT, 1))
         for bucket in trees.buckets({n: sources.leaf(n) for n in whole}, whole):
             name, batch = bucket.names[0], _batch(bucket, entries)
-            batch = min(len(bucket.names), batch)
-            calls.append((name, sources.leaf(name).shape, whole[name], batch))
-        for name, shape, layout, batch in calls:
-            types = sources.dtypes[name], sources.types(name)
-            found.append(most(_Static(kinds, step.method), shape, types, layout, batch))
+            base, types = sources.leaf(name), sources.types(name)
+            experts = tuple(jax.ShapeDtypeStruct(base.shape, t) for t in types)
+            calls.append((base, experts, whole[name], min(len(bucket.names), batch)))
+        found += (most(_Static(kinds, step.method), *call) for call in calls)
     return max(found) + _SLICES
 
 
@@ -110,18 +117,13 @@ class _Static:
 
 
 def _most(
-    stage: _Static,
-    shape: tuple[int, ...],
-    types: tuple[np.dtype, tuple[np.dtype, ...]],
-    layout: trees.Layout,
-    batch: int,
+    stage: _Static, base: Any, experts: Any, layout: trees.Layout, batch: int
 ) -> int:
     """Bytes that the calls for leaves of one kind hold."""
-    base, experts = types
-    leaves = {str(i): jax.ShapeDtypeStruct(shape, base) for i in range(batch)}
+    leaves = {str(i): base for i in range(batch)}
     found = engine.workspaces(
         leaves,
-        experts,
+        lambda name: (base, experts),
         stage.stage,
         layout=lambda leaves: dict.fromkeys(leaves, layout),
         batch=batch,
@@ -196,19 +198,25 @@ def _in_runs(
     length = _length(sum(sizes.values()), entries)
     runs = {str(i): run for i, run in enumerate(_runs(sizes, length))}
     leaf = jax.ShapeDtypeStruct((length,), sources.dtypes[names[0]])
+    shape = len(sources.experts), length
+    rows = jax.ShapeDtypeStruct(shape, _type(sources, step, names))
+    # While JAX reads the arrays of one run, the next run is written to the others.
+    memory = cycle([(_aligned(leaf), _aligned(rows)) for _ in range(2)])
 
     @lru_cache(maxsize=1)  # for the tensor that runs break up
     def cuts(name: str) -> tuple[Cut, ...]:
         return sources.cuts(name, step.trim)
 
-    def read(label: str) -> tuple[np.ndarray, list[np.ndarray]]:
-        parts = [
-            sources.read_piece(piece, step.trim, cuts(piece.tensor))
-            for piece in runs[label]
-        ]
-        experts = zip(*(expert for _, expert in parts), strict=True)
-        base = _joined((base for base, _ in parts), length)
-        return base, [_joined(each, length) for each in experts]
+    def read(label: str) -> tuple[np.ndarray, np.ndarray]:
+        base, experts = next(memory)
+        start = 0
+        for piece in runs[label]:
+            stop = start + piece.part.stop - piece.part.start
+            here = base[start:stop], experts[:, start:stop]
+            sources.fill(piece, step.trim, cuts(piece.tensor), *here)
+            start = stop
+        base[start:], experts[:, start:] = 0, 0
+        return base, experts
 
     merging = engine.stream(
         dict.fromkeys(runs, leaf),
@@ -217,8 +225,21 @@ def _in_runs(
         layout=lambda leaves: dict.fromkeys(leaves, _FLAT),
         batch=1,
     )
-    for label, merged_run in merging:
+    for label, merged_run in _one_behind(merging):
         yield from _pieces(runs[label], np.asarray(merged_run))
+
+
+def _one_behind(items: Iterable[_Item]) -> Iterator[_Item]:
+    """Each item once the next is under way: JAX merges one run while one is read.
+
+    >>> list(_one_behind("abc"))
+    ['a', 'b', 'c']
+    """
+    waiting: list[_Item] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
 
 
 def _length(size: int, most: int) -> int:
@@ -252,18 +273,21 @@ def _runs(sizes: dict[str, int], entries: int) -> list[Run]:
     return [run for run in runs if run]
 
 
-def _joined(parts: Iterable[np.ndarray], length: int) -> np.ndarray:
-    """The parts end to end, in their common type or else float32, padded with zeros."""
-    parts = list(parts)
-    if [part.size for part in parts] == [length]:
-        return parts[0]
-    types = {part.dtype for part in parts}
-    joined = np.zeros(length, types.pop() if len(types) == 1 else np.float32)
-    start = 0
-    for part in parts:
-        joined[start : start + part.size] = part
-        start += part.size
-    return joined
+def _type(sources: Sources, step: Step, names: list[str]) -> np.dtype:
+    """In which the experts' entries lose nothing: the one they share, or float32."""
+    types = {t for name in names for t in sources.types(name)}
+    if step.trim is not None:
+        types |= {sources.dtypes[name] for name in names}
+    exact = len(types) == 1 and not (step.trim is not None and step.trim.rescale)
+    return types.pop() if exact else np.dtype(np.float32)
+
+
+def _aligned(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """An array, not filled, that starts where XLA takes it without a copy."""
+    size = math.prod(leaf.shape) * leaf.dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(leaf.dtype).reshape(leaf.shape)
 
 
 def _pieces(run: Run, entries: np.ndarray) -> Iterator[Chunk]:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 
-SLICE = 1 << 20  # entries
-_RUN, _RUNS = 1 << 8, 1 << 10  # entries in a row, and how often, of a sample
+SLICE = 1 << 15  # entries whose copies stay in the cache of a core
+_RUN, _RUNS = 1 << 10, 1 << 8  # entries in a row, and how often, of a sample
 _MARGINS = (8.0, 64.0, np.inf)  # of a bracket, in root sample sizes
 _NEGLIGIBLE = 1e-7  # an L1 norm below which mergekit does not rescale
 
@@ -66,9 +66,8 @@ def find_cut(read: Read, size: int, density: float, *, rescale: bool) -> Cut:
     if keep >= size:
         return KEEP_ALL
     sample = _sample(read, size)
-    attempts = (
-        _between(read, size, *_bracket(sample, keep / size, m)) for m in _MARGINS
-    )
+    brackets = (_bracket(sample, keep / size, margin) for margin in _MARGINS)
+    attempts = (_between(read, size, *each, rescale=rescale) for each in brackets)
     fits = (f for f in attempts if f.above < keep <= f.above + f.inside.size)
     found = next(fits)
     place = found.above + found.inside.size - keep  # from the smallest inside
@@ -85,7 +84,7 @@ class _Found(NamedTuple):
 
     above: int  # how many
     inside: np.ndarray
-    total: float  # of all magnitudes
+    total: float  # of all magnitudes, where it was asked for
     total_above: float
 
 
@@ -113,8 +112,10 @@ def _bracket(sample: np.ndarray, kept: float, margin: float) -> tuple[float, flo
     )
 
 
-def _between(read: Read, size: int, low: float, high: float) -> _Found:
-    """One pass: counts and sums what is above, keeps what is inside.
+def _between(
+    read: Read, size: int, low: float, high: float, *, rescale: bool
+) -> _Found:
+    """One pass: counts (and sums) what is above, keeps what is inside.
 
     Where the bracket is one magnitude, as in a delta of zeros, it is kept once.
     """
@@ -124,8 +125,9 @@ def _between(read: Read, size: int, low: float, high: float) -> _Found:
         sizes = np.abs(read(part))
         larger = sizes > high
         above += int(np.count_nonzero(larger))
-        total += _sum(sizes)
-        total_above += _sum(sizes * larger)
+        if rescale:
+            total += _sum(sizes)
+            total_above += _sum(sizes * larger)
         within = (sizes >= low) & ~larger
         if low == high:
             equal += int(np.count_nonzero(within))

@@ -54,6 +54,13 @@ class View(Mapping[str, np.ndarray]):
             return self._tables[name].entries(part)
         return self.model.entries(self._stored[name], part)
 
+    def fill(self, name: str, first: int, out: np.ndarray) -> None:
+        """Write as many entries as an array takes, from one on, cast to its type."""
+        if name in self._tables:
+            out[...] = self._tables[name].entries(slice(first, first + out.size))
+        else:
+            self.model.fill(self._stored[name], first, out)
+
     def raw(self, name: str) -> np.ndarray:
         """A tensor as the checkpoint has it."""
         return self.model[self._stored[name]]
