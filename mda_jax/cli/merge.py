@@ -61,6 +61,12 @@ def merge(
             parser=size, metavar="SIZE", help="Refuse a merge that holds more."
         ),
     ] = None,
+    digest_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--digest-inputs", help="Note the SHA-256 of the models' weight files."
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace OUT once the merge is complete.")
     ] = False,
@@ -90,6 +96,7 @@ def merge(
                 out,
                 intermediate=intermediate_dir,
                 max_memory=max_memory,
+                digest_inputs=digest_inputs,
                 seed=seed,
                 layout=rules(layout),
                 shard_size=out_shard_size,

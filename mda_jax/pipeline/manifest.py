@@ -17,14 +17,19 @@ MANIFEST, CARD, CONFIG = "merge_manifest.json", "README.md", "mergekit_config.ym
 _PACKAGES = ("mda-jax", "jax", "jaxlib", "numpy")
 
 
-def inputs(models: Mapping[Path, Tensors]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Model -> file that decides its weights -> its size and a digest.
+def inputs(
+    models: Mapping[Path, Tensors], *, whole: bool
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Model -> file that decides its weights -> its size and digests.
 
-    Of weights it is the digest of the header, which has the name, type, shape and
-    place of every tensor; the data are not read for it.
+    Args:
+      models: the models that were merged.
+      whole: whether weight files are read once more, for the digest of all their
+        bytes; otherwise it is that of the header, which has the name, type, shape and
+        place of every tensor.
     """
     return {
-        str(path): {file.name: _input(file) for file in model.files}
+        str(path): {file.name: _input(file, whole=whole) for file in model.files}
         for path, model in models.items()
     }
 
@@ -78,12 +83,13 @@ def _models(node: Any) -> list[str]:
     return list(found)
 
 
-def _input(file: Path) -> dict[str, Any]:
-    if file.suffix == ".safetensors":
-        digest = {"header_sha256": _header(file)}
-    else:
-        digest = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    return {"bytes": file.stat().st_size, **digest}
+def _input(file: Path, *, whole: bool) -> dict[str, Any]:
+    is_weights = file.suffix == ".safetensors"
+    digests = {"header_sha256": _header(file)} if is_weights else {}
+    if whole or not is_weights:
+        with file.open("rb") as opened:
+            digests["sha256"] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, **digests}
 
 
 def _header(file: Path) -> str:

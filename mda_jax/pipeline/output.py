@@ -22,6 +22,7 @@ class _Record:
     digest: Any = field(default_factory=hashlib.sha256)
     changed: int = 0  # entries that differ from the donor's
     squares: float = 0.0  # of the differences
+    conflicts: int | None = None  # entries about whose sign experts disagree
 
 
 class Output:
@@ -75,6 +76,9 @@ class Output:
             first = piece.part.start + start
             before = slice(first, first + part.size)
             _measure(record, part, sources.donor.entries(piece.tensor, before))
+            if piece.tensor in sources.dtypes and sources.disagree:
+                found = sources.conflicts(Piece(piece.tensor, before))
+                record.conflicts = (record.conflicts or 0) + found
             record.digest.update(part.view(np.uint8))
             self._writer.write_part(piece.tensor, part)
 
@@ -88,10 +92,14 @@ def _measure(record: _Record, merged: np.ndarray, donor: np.ndarray) -> None:
 
 
 def _summary(record: _Record, spec: Spec) -> dict[str, Any]:
-    return {
+    size = max(1, spec.size)
+    summary = {
         "shape": list(spec.shape),
         "dtype": str(spec.dtype),
         "sha256": record.digest.hexdigest(),
-        "changed": record.changed / max(1, spec.size),
+        "changed": record.changed / size,
         "delta_norm": record.squares**0.5,
     }
+    if record.conflicts is not None:
+        summary["sign_conflict"] = record.conflicts / size
+    return summary

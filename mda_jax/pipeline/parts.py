@@ -16,7 +16,7 @@ from mda_jax.pipeline.recipe import Cast, Recipe, Step
 from mda_jax.pipeline.views import View
 
 
-UNUSED = "left out: no slice takes it"
+UNUSED = "left out: no part of the output takes it"
 Models = Mapping[Path, Tensors]
 
 
@@ -99,9 +99,9 @@ def _places(part: Part) -> dict[str, Place]:
 
 
 def unused(parts: list[Part], models: Models) -> dict[str, dict[str, str]]:
-    """Model -> tensor that no part sees -> why."""
+    """Model -> tensor that no part takes -> why."""
     seen: dict[Path, set[str]] = {folder: set() for folder in models}
-    for view in (view for part in parts for view in part.views):
+    for view in (view for part in parts for view in (part.donor, *part.experts)):
         seen[view.path] |= {view.stored(name) for name in view}
     left = {
         str(folder): dict.fromkeys((n for n in model if n not in seen[folder]), UNUSED)

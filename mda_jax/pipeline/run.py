@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mda_jax import trees
 from mda_jax.converters.formats import SafetensorsWriter
 from mda_jax.converters.formats.writer import SHARD_SIZE
 from mda_jax.pipeline.chat import write_template
+from mda_jax.pipeline.coverage import coverage
 from mda_jax.pipeline.dialect import Step
 from mda_jax.pipeline.document import Document
 from mda_jax.pipeline.folder import check_absent, check_replaceable, new_folder
@@ -51,6 +53,7 @@ def run(
     tokenizer: bool = True,
     truncate_embeddings: bool = False,
     max_memory: int | None = None,
+    digest_inputs: bool = False,
     watch: Watch = lambda done, total: None,
 ) -> Report:
     """Merge model folders into a new one.
@@ -75,6 +78,8 @@ def run(
         the tokens beyond it are; for models that differ in their vocabularies.
       max_memory: bytes that the process may hold; a merge that needs more, by the
         compiler's prediction, is refused. None compiles once instead of twice.
+      digest_inputs: read all weight files of the models once more, beside the merge,
+        for their SHA-256 in the manifest; it has that of their headers in any case.
       watch: called with the bytes written so far, and in all.
 
     Returns:
@@ -91,7 +96,11 @@ def run(
     if max_memory is not None:
         check_memory(job, max_memory)
     warnings = doubts(job)
-    with new_folder(target, force=force, resume=resume) as folder:
+    with (
+        new_folder(target, force=force, resume=resume) as folder,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        digests = beside.submit(inputs, job.models, whole=digest_inputs)
         journal = Journal(folder, _identity(job, seed, shard_size))
         files = _sidecars(job, folder, tokenizer=tokenizer)
         _write_weights(job, folder, journal, jax.random.key(seed), shard_size, watch)
@@ -101,7 +110,7 @@ def run(
         seconds = time.perf_counter() - start
         about = job.rules, job.dropped, job.tied, files, warnings, seconds
         report = Report(target, job.recipe.method, *about)
-        _describe(job, folder, report, records, seed, card=card)
+        _describe(job, folder, report, records, digests.result(), seed, card=card)
         journal.remove()
     return report
 
@@ -166,6 +175,7 @@ def _describe(
     folder: Path,
     report: Report,
     records: Records,
+    digests: Mapping[str, Any],
     seed: int,
     *,
     card: bool,
@@ -176,7 +186,8 @@ def _describe(
         "config": job.config,
         "seed": seed,
         "versions": versions(),
-        "inputs": inputs(job.models),
+        "inputs": digests,
+        "coverage": coverage(job, set(records)),
         "tensors": {n: {"rule": rules[n], **r} for n, r in records.items()},
         "dropped": report.dropped,
         "tied": report.tied,

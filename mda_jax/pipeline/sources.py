@@ -30,6 +30,11 @@ class Sources(NamedTuple):
     subtract: bool  # whether the donor is the base, or zero is
     dtypes: dict[str, np.dtype]  # of the arrays handed out as base, by tensor
 
+    @property
+    def disagree(self) -> bool:
+        """Whether experts may differ in the sign of their deltas."""
+        return self.subtract and len(self.experts) > 1
+
     def leaf(self, name: str) -> jax.ShapeDtypeStruct:
         """Shape of a tensor, and the type in which it is merged."""
         return jax.ShapeDtypeStruct(self.donor.spec(name).shape, self.dtypes[name])
@@ -63,6 +68,21 @@ class Sources(NamedTuple):
                 raise self.not_finite(piece.tensor)  # else it might be voted out
             if cut != KEEP_ALL:
                 _trim(base, expert, cut, piece.part.start)
+
+    def conflicts(self, piece: Piece) -> int:
+        """Entries that one expert raises above the base and another one lowers."""
+        found, (name, part) = 0, piece
+        for block in blocks(part.stop - part.start):
+            first, size = part.start + block.start, block.stop - block.start
+            base, expert = np.empty((2, size), np.float32)
+            self._fill_base(Piece(name, slice(first, first + size)), base)
+            up, down = np.zeros((2, size), bool)
+            for i, view in enumerate(self.experts):
+                view.fill(self._held(i, name), first, expert)
+                up |= expert > base
+                down |= expert < base
+            found += int(np.count_nonzero(up & down))
+        return found
 
     def cuts(self, name: str, trim: Trim | None) -> tuple[Cut, ...]:
         """Where to trim each expert's delta of one tensor that is not empty."""

@@ -25,6 +25,8 @@ from transformers import (
 
 from mda_jax import pipeline
 from mda_jax.pipeline import MergeError
+from mda_jax.pipeline.coverage import coverage
+from mda_jax.pipeline.job import settle
 
 
 OWN = "README.md", "merge_manifest.json", "mergekit_config.yml", "model.safetensors"
@@ -108,6 +110,12 @@ def test_a_merged_folder_says_what_it_is(models, tmp_path):
         delta = merged[name].astype(float) - base[name]
         assert record["delta_norm"] == pytest.approx(np.linalg.norm(delta), rel=1e-6)
         assert record["changed"] == np.mean(merged[name] != base[name])
+        deltas = [read(model)[name].astype(float) - base[name] for model in models[1:]]
+        conflict = np.any(np.greater(deltas, 0), 0) & np.any(np.less(deltas, 0), 0)
+        assert record["sign_conflict"] == conflict.mean()
+    assert any(r["sign_conflict"] for r in manifest["tensors"].values())
+    used = {"used": len(base), "left_out": 0}
+    assert manifest["coverage"] == dict.fromkeys(map(str, models), used)
     _, front, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     assert YAML(typ="safe").load(front) == {
         "base_model": list(map(str, models)),
@@ -117,6 +125,27 @@ def test_a_merged_folder_says_what_it_is(models, tmp_path):
     assert "# out\n" in text and "`task_arithmetic`" in text
     again = pipeline.run(tmp_path / "out" / "mergekit_config.yml", tmp_path / "again")
     assert_same(read(again.out), merged)
+
+
+def test_weight_files_are_digested_whole_if_asked_for(models, tmp_path):
+    pipeline.run(task_arithmetic(*models), tmp_path / "out", digest_inputs=True)
+    manifest = json.loads((tmp_path / "out" / "merge_manifest.json").read_text())
+    for model in models:
+        (file,) = model.glob("*.safetensors")
+        noted = manifest["inputs"][str(model)][file.name]
+        assert noted["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert noted["bytes"] == file.stat().st_size
+
+
+def test_every_tensor_must_be_covered(models, tmp_path):
+    job = settle(task_arithmetic(*models), None)
+    every = set(job.specs)
+    with pytest.raises(MergeError, match=r"'.*' was to be written, and was not"):
+        coverage(job, every - {min(every)})
+    assert coverage(job, every)
+    job.parts[0][0].inventory.merged.clear()
+    with pytest.raises(MergeError, match="no rule says what became of"):
+        coverage(job, every)
 
 
 def test_force_replaces_a_folder_once_the_new_one_is_complete(models, tmp_path):

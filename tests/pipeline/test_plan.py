@@ -41,7 +41,10 @@ def test_layers_are_counted_in_one_row(tmp_path):
     config = {"merge_method": "passthrough", "slices": [{"sources": [half]}]}
     plan = pipeline.plan(config)
     assert [row.tensors for row in plan.rows] == ["h.*.x (2)", "h.*.y (2)"]
-    assert f"{folder}: 2 tensors left out: no slice takes it" in plan.summary()
+    assert (
+        f"{folder}: 2 tensors left out: no part of the output takes it"
+        in plan.summary()
+    )
 
 
 def test_all_problems_of_a_kind_are_told_at_once(models):

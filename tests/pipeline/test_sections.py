@@ -94,7 +94,7 @@ def test_every_tensor_of_a_sliced_model_is_accounted_for(folders, tmp_path):
     config = {"merge_method": "passthrough", "slices": slices}
     report = pipeline.run(config, tmp_path / "out")
     left = report.dropped[str(folders["one"])]
-    assert set(left.values()) == {"left out: no slice takes it"}
+    assert set(left.values()) == {"left out: no part of the output takes it"}
     used = {f"h.1.{Q}", f"h.1.{MLP}", EMBED, NORM}
     assert left.keys() == model(0).keys() - used
 
