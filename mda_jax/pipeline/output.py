@@ -71,11 +71,10 @@ class Output:
             part = entries[start : start + SLICE]
             with np.errstate(over="ignore"):
                 part = part.astype(self._specs[piece.tensor].dtype, copy=False)
-            if not all_finite(part):
-                raise sources.not_finite(piece.tensor)
             first = piece.part.start + start
             before = slice(first, first + part.size)
-            _measure(record, part, sources.donor.entries(piece.tensor, before))
+            if not _measure(record, part, sources.donor.entries(piece.tensor, before)):
+                raise sources.not_finite(piece.tensor)
             if piece.tensor in sources.dtypes and sources.disagree:
                 found = sources.conflicts(Piece(piece.tensor, before))
                 record.conflicts = (record.conflicts or 0) + found
@@ -83,12 +82,19 @@ class Output:
             self._writer.write_part(piece.tensor, part)
 
 
-def _measure(record: _Record, merged: np.ndarray, donor: np.ndarray) -> None:
-    """Compare some entries with the donor's."""
+def _measure(record: _Record, merged: np.ndarray, donor: np.ndarray) -> bool:
+    """Compare some entries with the donor's; whether they are all finite."""
+    finite = True
     for part in blocks(merged.size):
-        difference = merged[part].astype(np.float32) - donor[part].astype(np.float32)
-        record.changed += int(np.count_nonzero(difference != 0))
-        record.squares += float(np.square(difference, dtype=np.float64).sum())
+        with np.errstate(over="ignore", invalid="ignore"):
+            change = merged[part].astype(np.float32) - donor[part].astype(np.float32)
+            squares = float(np.square(change).sum())
+        if not np.isfinite(squares):
+            finite = finite and all_finite(merged[part])
+            squares = float(np.square(change, dtype=np.float64).sum())
+        record.changed += int(np.count_nonzero(change != 0))
+        record.squares += squares
+    return finite
 
 
 def _summary(record: _Record, spec: Spec) -> dict[str, Any]:
