@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from mda_jax.converters.formats import Tensors
+from mda_jax.converters.formats import Tensors, header_text
 
 
 MANIFEST, CARD, CONFIG = "merge_manifest.json", "README.md", "mergekit_config.yml"
@@ -21,7 +21,8 @@ def inputs(models: Mapping[Path, Tensors]) -> dict[str, dict[str, dict[str, Any]
     """Model -> file that decides its weights -> its size and a digest.
 
     Of weights it is the digest of the header, which has the name, type, shape and
-    place of every tensor; the data are not read for it.
+    place of every tensor (and in PyTorch's files a checksum of it); the data are not
+    read for it.
     """
     return {
         str(path): {file.name: _input(file) for file in model.files}
@@ -79,18 +80,11 @@ def _models(node: Any) -> list[str]:
 
 
 def _input(file: Path) -> dict[str, Any]:
-    if file.suffix == ".safetensors":
-        digest = {"header_sha256": _header(file)}
-    else:
+    if file.suffix == ".json":
         digest = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    else:
+        digest = {"header_sha256": hashlib.sha256(header_text(file)).hexdigest()}
     return {"bytes": file.stat().st_size, **digest}
-
-
-def _header(file: Path) -> str:
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        opened.seek(0)
-        return hashlib.sha256(opened.read(8 + length)).hexdigest()
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

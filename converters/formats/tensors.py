@@ -1,6 +1,5 @@
-"""Lazy reading of a safetensors file, or of a folder of them."""
+"""Lazy reading of a checkpoint: a file, or a folder of them."""
 
-import math
 import mmap
 import os
 import weakref
@@ -22,7 +21,8 @@ class Tensors(Mapping[str, np.ndarray]):
 
     Every access maps that part of the file alone, and gives a read-only array over it.
     The mapping ends when the array is dropped, so that reading a whole model tensor by
-    tensor needs the memory, and the address space, of one tensor.
+    tensor needs the memory, and the address space, of one tensor. One that the file
+    has in another order than row-major is not reordered: its array has strides.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -37,8 +37,13 @@ class Tensors(Mapping[str, np.ndarray]):
             self._where |= {n: (opened, e) for n, e in header.entries.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        file, ((shape, dtype), start) = self._where[name]
-        return file.mapped(start, math.prod(shape), dtype).reshape(shape)
+        file, entry = self._where[name]
+        (shape, dtype), start, strides = entry
+        flat = file.mapped(start, entry.span, dtype)
+        if strides is None or not flat.size:
+            return flat.reshape(shape)
+        steps = [stride * dtype.itemsize for stride in strides]
+        return np.ndarray(shape, dtype, flat.view(np.uint8), strides=steps)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
@@ -53,20 +58,36 @@ class Tensors(Mapping[str, np.ndarray]):
         """Shape and element type of one tensor, without touching its data."""
         return self._where[name][1].spec
 
+    @property
+    def ties(self) -> dict[str, str]:
+        """Tensors that are the same data under another name -> the first such name."""
+        first: dict[tuple[_File, Entry], str] = {}
+        named = {name: first.setdefault(at, name) for name, at in self._where.items()}
+        return {name: other for name, other in named.items() if other != name}
+
     def entries(self, name: str, part: slice) -> np.ndarray:
         """Consecutive entries of one tensor laid out flat."""
-        file, ((shape, dtype), start) = self._where[name]
-        first, stop, _ = part.indices(math.prod(shape))
-        place = start + first * dtype.itemsize
-        return file.mapped(place, stop - first, dtype, flags=_AT_ONCE)
+        file, (spec, start, strides) = self._where[name]
+        first, stop, _ = part.indices(spec.size)
+        if strides is not None:
+            gathered = self[name].flat[first:stop]
+            gathered.flags.writeable = False
+            return gathered
+        place = start + first * spec.dtype.itemsize
+        return file.mapped(place, stop - first, spec.dtype, flags=_AT_ONCE)
 
 
 def open_tensors(path: str | os.PathLike[str]) -> Tensors:
-    """Open a safetensors file or a Hugging Face folder; reads the headers only.
+    """Open a checkpoint, as safetensors or PyTorch's own; reads the headers only.
+
+    Of PyTorch's files no code is run: only tensors and plain values are read, and of a
+    training checkpoint the one dictionary that holds tensors by name.
 
     Args:
-      path: a file, or a folder with `model.safetensors`, or shards with their
-        `*.safetensors.index.json`, or a single other `*.safetensors`.
+      path: a file (`.bin`, `.pt`, `.pth` and `.ckpt` are PyTorch's), an index, or a
+        folder with `model.safetensors`, or shards with their
+        `*.safetensors.index.json`, or a single other `*.safetensors`; else with
+        `pytorch_model.bin`, and so on.
 
     Returns:
       A mapping name -> read-only array, with `.spec(name)`.
