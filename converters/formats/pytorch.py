@@ -26,13 +26,13 @@ DEEPEST = 8  # dictionaries inside each other, in which tensors are looked for
 
 _PROGRAM = "data.pkl"
 _MAGIC = b"PK\3\4"
-_AGAIN = "Download the file again, or save it again."
-_SAVE = "safetensors.torch.save_file({}, 'model.safetensors')"
 _LOADED = "torch.load(file, weights_only=True)"
-_RESAVE = f"Save it as safetensors, with PyTorch: {_SAVE.format(_LOADED)}."
-_STATE_DICT = (
-    "Nothing was run. Save the state dict alone, as safetensors, or ask for that."
+_AGAIN = "Download the file again, or save it again."
+_RESAVE = f"Save it once more, with PyTorch: torch.save({_LOADED}, file)."
+_BY_NAME = (
+    "Save the weights by name, with PyTorch: torch.save(model.state_dict(), file)."
 )
+_ALONE = "Nothing was run. Save the state dict alone, or ask for safetensors."
 
 _DTYPES = {
     "bool": "BOOL",
@@ -103,7 +103,7 @@ def read_header(path: Path) -> Header:
     try:
         root = unpickled(program, _NAMES, partial(_storage, members, folder))
     except Refused as e:
-        raise FormatError(path, e.found, e.expected, _STATE_DICT) from e
+        raise FormatError(path, e.found, e.expected, _ALONE) from e
     return Header(_tensors(path, root), {})
 
 
@@ -133,8 +133,8 @@ def _opened(path: Path) -> tuple[Archive, str]:
     if len(folders) != 1:
         _fail(path, f"{len(folders)} members */{_PROGRAM}", "one", _RESAVE)
     if f"{folders[0]}constants.pkl" in archive.members:
-        module = "torch.jit.load(file).state_dict()"
-        advice = f"Save its weights, with PyTorch: {_SAVE.format(module)}."
+        weights = "torch.save(torch.jit.load(file).state_dict(), 'pytorch_model.bin')"
+        advice = f"Save its weights, with PyTorch: {weights}."
         _fail(path, "a TorchScript program", "tensors by name", advice)
     if archive.compressed:
         one = f"{len(archive.compressed)} compressed ({archive.compressed[0]!a})"
@@ -156,71 +156,71 @@ def _content(path: Path, member: Member) -> bytes:
 
 def _tensors(path: Path, root: Any) -> dict[str, Entry]:
     """The tensors by name, of the one dictionary that has some."""
-    found = dict(_mappings(path, root))
+    found = dict(_dictionaries(path, root))
     if len(found) > 1:
         keys = "".join(f"[{ascii(key)[:40]}]" for key in max(found, key=len))
-        one = _SAVE.format(_LOADED + keys)
         _fail(
             path,
             f"{len(found)} dictionaries of tensors: {', '.join(_shown(found))}",
             "one",
-            f"Save the one that you mean alone, with PyTorch: {one}.",
+            "Save the one that you mean alone, with PyTorch:"
+            f" torch.save({_LOADED}{keys}, 'pytorch_model.bin').",
         )
-    for held in found.values():
-        for name, value in held.items():
-            inside = isinstance(value, list | tuple) and not isinstance(value, Entry)
-            if inside and any(isinstance(each, Entry) for each in value):
-                kind = f"tensors in a {type(value).__name__}"
-                _fail(path, kind, "each under its name", _RESAVE)
-            if isinstance(value, Entry) and not isinstance(name, str):
+    if not found:
+        _fail(path, "no dictionary of tensors", "tensors by name", _BY_NAME)
+    (held,) = found.values()
+    for name, value in held.items():
+        if isinstance(value, Entry):
+            if not isinstance(name, str):
                 kind = f"a tensor under a key of type {type(name).__name__}"
-                _fail(path, kind, "a name", _RESAVE)
-        return {n: v for n, v in held.items() if isinstance(v, Entry)}
-    _fail(path, "no dictionary of tensors", "tensors by name", _RESAVE)
+                _fail(path, kind, "a name", _BY_NAME)
+        elif isinstance(value, list | tuple) and any(map(_is_tensor, value)):
+            kind = f"tensors in a {type(value).__name__}"
+            _fail(path, kind, "each under its name", _BY_NAME)
+    return {name: value for name, value in held.items() if isinstance(value, Entry)}
 
 
-def _mappings(
+def _dictionaries(
     path: Path, root: Any
 ) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """The dictionaries that hold tensors, with the keys that lead to them."""
+    """Those that hold tensors, with the strings that lead to them."""
     level: list[tuple[tuple[str, ...], Any]] = [((), root)]
-    seen = {id(root)}
-    for _ in range(DEEPEST):
+    seen = set()
+    for _ in range(DEEPEST + 1):
         below = []
         for keys, node in level:
-            values = node.values() if isinstance(node, dict) else ()
-            if any(isinstance(value, Entry) for value in values):
+            if not isinstance(node, dict) or id(node) in seen:
+                continue
+            seen.add(id(node))
+            if any(map(_is_tensor, node.values())):
                 yield keys, node
-            for key, value in node.items() if isinstance(node, dict) else ():
-                if isinstance(key, str) and isinstance(value, dict):
-                    if id(value) not in seen:
-                        seen.add(id(value))
-                        below.append(((*keys, key), value))
+            below += [((*keys, k), v) for k, v in node.items() if isinstance(k, str)]
         level = below
     if level:
-        _fail(path, "dictionaries inside each other", f"at most {DEEPEST}", _RESAVE)
+        _fail(path, "dictionaries inside each other", f"at most {DEEPEST}", _BY_NAME)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Entry)
 
 
 def _shown(found: Mapping[tuple[str, ...], Mapping[Any, Any]]) -> Iterator[str]:
     """Some of the places, with their number of tensors."""
     for keys, held in islice(found.items(), 4):
-        count = sum(isinstance(value, Entry) for value in held.values())
-        yield f"{ascii('.'.join(keys))[:40]} ({count})"
+        yield f"{ascii('.'.join(keys))[:40]} ({sum(map(_is_tensor, held.values()))})"
 
 
 def _storage(members: Mapping[str, Member], folder: str, identity: Any) -> _Storage:
     """What a reference in the pickle stands for."""
     match identity:
-        case ("storage", np.dtype() as dtype, str(key), str(), count) if are_sizes(
-            [count]
-        ):
+        case ("storage", np.dtype() as dtype, str(key), str(), int(count)):
             member = members.get(f"{folder}data/{key}")
             if member is None:
                 raise Refused(f"no numbers {ascii(key)[:40]}", "a member with them")
             if member.size != count * dtype.itemsize:
                 raise Refused(
                     f"{member.size} bytes of numbers {ascii(key)[:40]}",
-                    f"{count} of type {dtype}",
+                    f"as many as its number of entries of {dtype} takes",
                 )
             return _Storage(dtype, member.start, member.size)
     raise Refused("a reference to what is no storage", "one to a storage")

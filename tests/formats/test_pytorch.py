@@ -192,7 +192,7 @@ def test_the_state_of_an_optimiser_is_no_model(at):
         (
             {"model": {"w": torch.ones(1)}, "e": {"m": {"w": torch.ones(1)}}},
             r"2 dictionaries of tensors: 'model' \(1\), 'e.m' \(1\); expected one\. "
-            r"Save .*save_file\(torch.load\(file, weights_only=True\)\['e'\]\['m'\]",
+            r"Save .*torch.save\(torch.load\(.*weights_only=True\)\['e'\]\['m'\], 'py",
         ),
         ({"w": torch.ones(1), "in": {"v": torch.ones(1)}}, "2 dictionaries of"),
         ({"epoch": 3}, "no dictionary of tensors"),
@@ -465,9 +465,12 @@ def held(*change):
         (tensor(size=("3",)), "a tensor without shape"),
         (tensor(size=(2**40, 2**40), stride=(0, 0)), "a tensor of too large a shape"),
         (tensor(size=(1,) * 65, stride=(0,) * 65), "a tensor of too large a shape"),
-        (tensor(held(4)), "12 bytes of numbers '0'; expected 4 of type float32"),
-        (tensor(held(-3)), "a reference to what is no storage"),
-        (tensor(held(10**5000)), "a reference to what is no storage"),
+        (
+            tensor(held(4)),
+            "12 bytes of numbers '0'; expected as many as .* of float32 takes",
+        ),
+        (tensor(held(-3)), "12 bytes of numbers '0'; expected as many"),
+        (tensor(held(10**5000)), "12 bytes of numbers '0'; expected as many"),
         (tensor(held("cpu", "3")), "a reference to what is no storage"),
         (tensor(held("1", "cpu", 3)), "no numbers '1'; expected a member"),
         (tensor(held("../../etc/passwd", "cpu", 3)), "no numbers '../../etc"),
