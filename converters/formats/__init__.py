@@ -2,7 +2,8 @@
 
 from mda_jax.converters.formats.dtypes import Spec as Spec
 from mda_jax.converters.formats.errors import FormatError as FormatError
-from mda_jax.converters.formats.safetensors import (
+from mda_jax.converters.formats.shards import header_text as header_text
+from mda_jax.converters.formats.tensors import (
     Tensors as Tensors,
     open_tensors as open_tensors,
 )

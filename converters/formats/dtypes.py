@@ -1,6 +1,7 @@
 """The element types of safetensors and their NumPy counterparts."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_dtypes
@@ -22,6 +23,16 @@ class Spec(NamedTuple):
     def nbytes(self) -> int:
         """Number of bytes."""
         return self.size * self.dtype.itemsize
+
+
+def are_sizes(values: Sequence[object]) -> bool:
+    """Whether all are integers that count or place something in a file."""
+    return all(type(n) is int and 0 <= n < 2**63 for n in values)
+
+
+def fits(shape: Sequence[int]) -> bool:
+    """Whether NumPy can address the shape: few axes, and sizes that do not overflow."""
+    return len(shape) <= 64 and math.prod(max(n, 1) for n in shape) < 2**59
 
 
 # From narrow to wide, in the order that the format ranks them: files store the

@@ -5,13 +5,20 @@ spaces to a multiple of 8) and the data, without holes.
 """
 
 import json
-import math
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from mda_jax.converters.formats.dtypes import CODES, NUMPY, PACKED, RANK, Spec
+from mda_jax.converters.formats.dtypes import (
+    CODES,
+    NUMPY,
+    PACKED,
+    RANK,
+    Spec,
+    are_sizes,
+    fits,
+)
 from mda_jax.converters.formats.errors import FormatError
 
 
@@ -25,12 +32,21 @@ class Entry(NamedTuple):
 
     spec: Spec
     start: int  # offset from the beginning of the file, in bytes
+    strides: tuple[int, ...] | None = None  # in entries; None if in row-major order
+
+    @property
+    def span(self) -> int:
+        """Entries from the first in the file to the last."""
+        if self.strides is None or not self.spec.size:
+            return self.spec.size
+        pairs = zip(self.spec.shape, self.strides, strict=True)
+        return 1 + sum((n - 1) * stride for n, stride in pairs)
 
 
 class Header(NamedTuple):
     """What a file holds."""
 
-    entries: dict[str, Entry]  # in the order of the data
+    entries: dict[str, Entry]  # in the order in which the file has them
     metadata: dict[str, str]
 
 
@@ -61,6 +77,13 @@ def read_header(path: Path) -> Header:
             )
         text = file.read(length)
     return _checked(path, text, PREFIX.size + length, total)
+
+
+def header_text(path: Path) -> bytes:
+    """The bytes that decide names, types, shapes and places of the tensors."""
+    with path.open("rb") as file:
+        prefix = file.read(PREFIX.size)
+        return prefix + file.read(*PREFIX.unpack(prefix))
 
 
 def layout(
@@ -132,7 +155,7 @@ def _span(path: Path, name: str, entry: object) -> tuple[Spec, int, int]:
             "a type that NumPy can hold",
             "Export a dequantised checkpoint (bfloat16, for one).",
         )
-    if not _are_sizes(shape) or not _fits(shape):
+    if not _are_sizes(shape) or not fits(shape):
         _fail(
             path,
             f"{name!r} of shape {_short(shape)}",
@@ -179,14 +202,7 @@ def _no_constant(word: str) -> NoReturn:
 
 
 def _are_sizes(value: object) -> bool:
-    return isinstance(value, list) and all(
-        type(n) is int and 0 <= n < 2**63 for n in value
-    )
-
-
-def _fits(shape: list[int]) -> bool:
-    """Whether NumPy can address the shape: few axes, and sizes that do not overflow."""
-    return len(shape) <= 64 and math.prod(max(n, 1) for n in shape) < 2**59
+    return isinstance(value, list) and are_sizes(value)
 
 
 def _is_text_map(value: object) -> bool:

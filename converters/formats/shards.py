@@ -1,20 +1,63 @@
 """Which files make up a checkpoint."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
+from mda_jax.converters.formats import header, pytorch
 from mda_jax.converters.formats.errors import FormatError
-from mda_jax.converters.formats.header import Header, read_header
+from mda_jax.converters.formats.header import Header
 
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+class Format(NamedTuple):
+    """How the files of one format are called and read."""
+
+    single: str  # the standard name of a checkpoint that is one file
+    suffixes: tuple[str, ...]  # of the names of files
+    read_header: Callable[[Path], Header]
+    header_text: Callable[[Path], bytes]
+
+    @property
+    def listing(self) -> str:
+        """The standard name of the index of shards."""
+        return f"{self.single}.index.json"
+
+
+SAFETENSORS = Format(
+    "model.safetensors",
+    (".safetensors",),
+    header.read_header,
+    header.header_text,
+)
+PYTORCH = Format(
+    "pytorch_model.bin",
+    (".bin", ".pt", ".pth", ".ckpt"),
+    pytorch.read_header,
+    pytorch.header_text,
+)
+FORMATS = (SAFETENSORS, PYTORCH)  # the first that a folder has is read
+SINGLE, INDEX = SAFETENSORS.single, SAFETENSORS.listing
+
+_OF_TRAINING = ("training_args.*", "optimizer.*", "scheduler.*", "scaler.*", "rng_*")
+
+
+def format_of(file: Path) -> Format:
+    """The format of a file, by its name; safetensors unless it says another."""
+    return next((f for f in FORMATS if file.suffix in f.suffixes), SAFETENSORS)
+
+
+def header_text(file: Path) -> bytes:
+    """The bytes of a file that decide names, types, shapes and places of its tensors.
+
+    Raises:
+      FormatError: it is damaged.
+    """
+    return format_of(file).header_text(file)
 
 
 def shards(path: Path) -> dict[Path, Header]:
-    """The safetensors files of a checkpoint, with their headers.
+    """The files of a checkpoint, with their headers.
 
     Args:
       path: a file, an index, or a folder.
@@ -27,40 +70,38 @@ def shards(path: Path) -> dict[Path, Header]:
     """
     if path.is_file():
         is_index = path.name.endswith(".index.json")
-        return _indexed(path) if is_index else {path: read_header(path)}
+        return _indexed(path) if is_index else {path: format_of(path).read_header(path)}
     if not path.is_dir():
         advice = "Check the path; a hub model must be downloaded first."
         raise FormatError(path, "nothing", "a folder or a file", advice)
-    if (path / SINGLE).is_file():
-        return shards(path / SINGLE)
-    if (path / INDEX).is_file():
-        return shards(path / INDEX)
-    return _only(path)
+    for kind in FORMATS:
+        for name in (kind.single, kind.listing):
+            if (path / name).is_file():
+                return shards(path / name)
+        if (only := _only(path, kind)) is not None:
+            return shards(only)
+    kinds = [f"*{suffix}" for kind in FORMATS for suffix in kind.suffixes]
+    advice = f"Give a folder that holds {SINGLE}, or shards with {INDEX}."
+    raise FormatError(path, "no weights", f"one of {', '.join(kinds)}", advice)
 
 
-def _only(folder: Path) -> dict[Path, Header]:
+def _only(folder: Path, kind: Format) -> Path | None:
     """The one index, or else the one file, of a folder without the standard names."""
-    for pattern in ("*.safetensors.index.json", "*.safetensors"):
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
-            return shards(found[0])
-        if found:
+    files_of = [f"*{suffix}" for suffix in kind.suffixes]
+    for names in ([f"{name}.index.json" for name in files_of], files_of):
+        files = {file for name in names for file in folder.glob(name)}
+        found = sorted(f for f in files if not any(map(f.match, _OF_TRAINING)))
+        if len(found) > 1:
             raise FormatError(
                 folder,
-                f"{len(found)} files {pattern}: {', '.join(f.name for f in found[:4])}",
-                f"one of them, or {SINGLE}, or {INDEX}",
+                f"{len(found)} files {' '.join(names)}:"
+                f" {', '.join(f.name for f in found[:4])}",
+                f"one of them, or {kind.single}, or {kind.listing}",
                 "Give the path of the file that you mean.",
             )
-    pickles = sorted(f.name for p in _PICKLES for f in folder.glob(p))
-    if pickles:
-        raise FormatError(
-            folder,
-            f"pickled weights only ({', '.join(pickles[:4])})",
-            "*.safetensors",
-            "Convert once with transformers: model.save_pretrained(folder).",
-        )
-    advice = f"Give a folder that holds {SINGLE}, or shards with {INDEX}."
-    raise FormatError(folder, "no weights", "*.safetensors", advice)
+        if found:
+            return found[0]
+    return None
 
 
 def _indexed(index: Path) -> dict[Path, Header]:
@@ -73,7 +114,7 @@ def _indexed(index: Path) -> dict[Path, Header]:
         shard = index.parent / file
         if not shard.is_file():
             _fail(index, f"no shard {file}", f"it there, with {len(wanted)} tensors")
-        headers[shard] = read_header(shard)
+        headers[shard] = format_of(shard).read_header(shard)
         held = headers[shard].entries.keys()
         if missing := sorted(wanted - held):
             _fail(shard, f"no tensor {missing[0]!r}", f"it, as {index.name} says")

@@ -255,13 +255,13 @@ class _File:
         self._put(memoryview(head), 0)
 
     def write(self, name: str, array: ArrayLike) -> None:
-        spec, start = self.header.entries[name]
+        spec, start, _ = self.header.entries[name]
         self._check(name, _spec(array), spec)
         del self.missing[name]
         self._put(_row_major_bytes(array, spec.dtype), start)
 
     def write_part(self, name: str, entries: np.ndarray) -> None:
-        spec, start = self.header.entries[name]
+        spec, start, _ = self.header.entries[name]
         left = self.missing.get(name, 0)
         size = min(entries.size, left)
         self._check(name, _spec(entries), Spec((size,), spec.dtype))

@@ -12,7 +12,7 @@ from mda_jax.cli.errors import warn
 
 _DEVICE = "JAX picks the device; see JAX_PLATFORMS"
 _MEMORY = "tensors are always read one after the other"
-_FORMAT = "weights are read and written as safetensors"
+_FORMAT = "weights are written as safetensors"
 _THREADS = "JAX uses all cores, and one thread writes"
 _FLAGS = {
     "--allow-crimes": "models of any architecture merge, if their tensors fit",
@@ -23,7 +23,7 @@ _FLAGS = {
     "--gpu-rich/--no-gpu-rich": _DEVICE,
     "--read-to-gpu/--no-read-to-gpu": _MEMORY,
     "--low-cpu-memory/--no-low-cpu-memory": _MEMORY,
-    "--lazy-unpickle/--no-lazy-unpickle": _FORMAT,
+    "--lazy-unpickle/--no-lazy-unpickle": _MEMORY,
     "--safe-serialization/--no-safe-serialization": _FORMAT,
     "--async-write/--no-async-write": _THREADS,
     "--verbose": "see --debug",

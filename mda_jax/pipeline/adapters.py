@@ -20,7 +20,7 @@ from mda_jax.pipeline.lora import CONFIG, Lora, read_lora
 from mda_jax.pipeline.references import Located, joined
 
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first is read
 _BLOCK = 1 << 15  # entries that are computed at once
 _FACTOR = re.compile(
     r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(\.default)?(\.weight)?"
@@ -184,13 +184,12 @@ def changes(model: Tensors, adapter: Tensors, lora: Lora) -> Changes:
 
 
 def _open(adapter: Path) -> Tensors:
-    if (adapter / WEIGHTS).is_file():
-        return open_tensors(adapter / WEIGHTS)
-    pickle = adapter / "adapter_model.bin"
-    problem = "pickled weights only" if pickle.is_file() else f"no {WEIGHTS}"
+    for file in (adapter / name for name in WEIGHTS):
+        if file.is_file():
+            return open_tensors(file)
     raise MergeError(
-        f"{adapter}: {problem}; expected {WEIGHTS}. Convert the adapter once with PEFT:"
-        " load it, and save_pretrained(folder)."
+        f"{adapter}: no {WEIGHTS[0]}; expected it, or {WEIGHTS[1]}. Save the adapter"
+        " with PEFT: save_pretrained(folder)."
     )
 
 

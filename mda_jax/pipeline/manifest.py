@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from mda_jax.converters.formats import Tensors
+from mda_jax.converters.formats import Tensors, header_text
 
 
 MANIFEST, CARD, CONFIG = "merge_manifest.json", "README.md", "mergekit_config.yml"
@@ -26,7 +26,7 @@ def inputs(
       models: the models that were merged.
       whole: whether weight files are read once more, for the digest of all their
         bytes; otherwise it is that of the header, which has the name, type, shape and
-        place of every tensor.
+        place of every tensor (and in PyTorch's files a checksum of it).
     """
     return {
         str(path): {file.name: _input(file, whole=whole) for file in model.files}
@@ -84,19 +84,13 @@ def _models(node: Any) -> list[str]:
 
 
 def _input(file: Path, *, whole: bool) -> dict[str, Any]:
-    is_weights = file.suffix == ".safetensors"
-    digests = {"header_sha256": _header(file)} if is_weights else {}
+    is_weights, digests = file.suffix != ".json", {}
+    if is_weights:
+        digests["header_sha256"] = hashlib.sha256(header_text(file)).hexdigest()
     if whole or not is_weights:
         with file.open("rb") as opened:
             digests["sha256"] = hashlib.file_digest(opened, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, **digests}
-
-
-def _header(file: Path) -> str:
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        opened.seek(0)
-        return hashlib.sha256(opened.read(8 + length)).hexdigest()
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

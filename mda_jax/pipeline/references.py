@@ -19,13 +19,16 @@ class _Kind(NamedTuple):
     """What a name is to lead to, and the files of it that are needed."""
 
     word: str
-    files: tuple[str, ...]
+    weights: str  # the files of them; if there are none, those of `pickled`
+    pickled: str
+    others: tuple[str, ...]
 
 
 _MODEL = _Kind(
     "model",
+    "*.safetensors",
+    "pytorch_model*.bin",
     (
-        "*.safetensors",
         "*.json",
         "*.jinja",
         "*.model",
@@ -36,7 +39,12 @@ _MODEL = _Kind(
         "[0-9]_*/*",  # modules of sentence-transformers, with weights in any format
     ),
 )
-_ADAPTER = _Kind("adapter", ("adapter_config.json", "adapter_model.safetensors"))
+_ADAPTER = _Kind(
+    "adapter",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    ("adapter_config.json",),
+)
 
 
 class Located(NamedTuple):
@@ -136,14 +144,18 @@ def _fetched(repository: str, revision: str | None, kind: _Kind) -> Path:
             " install 'mda-jax[hub]', or download it and give its folder."
         ) from e
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=list(kind.files),
-                ignore_patterns=list(_DUPLICATES),
+        for weights in (kind.weights, kind.pickled):
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    repository,
+                    revision=revision,
+                    allow_patterns=[weights, *kind.others],
+                    ignore_patterns=list(_DUPLICATES),
+                )
             )
-        )
+            if any(folder.glob(weights)):
+                break
+        return folder
     except Exception as e:  # whatever the hub has to say
         said = " ".join(str(e).split()) or type(e).__name__
         raise ConfigError(

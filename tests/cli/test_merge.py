@@ -1,5 +1,6 @@
 """Bad input ends in one line, a code, and no trace of an output."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,8 +9,10 @@ import time
 
 import numpy as np
 import pytest
-from folders import SHAPES, save, task_arithmetic, tensors
+import torch
+from folders import SHAPES, read, save, task_arithmetic, tensors
 from ruamel.yaml import YAML
+from samples import assert_same
 from typer.testing import CliRunner
 
 from mda_jax.cli import app
@@ -40,6 +43,26 @@ def test_a_good_merge(work):
     assert "merged by task_arithmetic" in result.stdout
     assert f"{len(SHAPES)} tensors and 1 other files" in result.stdout
     assert result.stderr == ""
+
+
+def test_models_in_pytorchs_format(work):
+    config = work / "c.yml"
+    assert run("merge", config, work / "expected").exit_code == 0
+    for folder in (work / "base", work / "a"):
+        content = {n: torch.from_numpy(array) for n, array in read(folder).items()}
+        turned = {
+            n: t.T.contiguous().T if t.ndim == 2 else t for n, t in content.items()
+        }
+        torch.save({"state_dict": turned, "epoch": 3}, folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    assert run("plan", config).exit_code == 0
+    merged = run("merge", config, work / "out")
+    assert merged.exit_code == 0, merged.output
+    assert_same(read(work / "out"), read(work / "expected"))
+    assert not list((work / "out").glob("*.bin"))
+    manifest = json.loads((work / "out" / "merge_manifest.json").read_text())
+    (given,) = manifest["inputs"][str(work / "a")].values()
+    assert given.keys() == {"bytes", "header_sha256"}
 
 
 def test_quiet_and_options(work):
@@ -124,7 +147,15 @@ BAD = {
     "pickle": (
         lambda w: (w / "a" / "model.safetensors").rename(w / "a" / "pytorch_model.bin"),
         1,
-        "pickled weights only",
+        "no zip archive",
+    ),
+    "program": (
+        lambda w: (
+            torch.save({"w": torch.ones(1), "x": os.getcwd}, w / "a" / "m.bin"),
+            (w / "a" / "model.safetensors").unlink(),
+        ),
+        1,
+        "m.bin: found 'posix.getcwd'; expected tensors and plain values. Nothing was",
     ),
     "config.json": (
         lambda w: (

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 from samples import assert_same, every_type
 
 from mda_jax.converters.formats import FormatError, Spec, open_tensors, write_folder
@@ -107,11 +108,11 @@ def test_an_index_that_is_no_object(sharded, text):
         open_tensors(sharded[0])
 
 
-def test_pickles_and_empty_folders_are_refused_by_name(tmp_path):
-    with pytest.raises(FormatError, match="no weights"):
-        open_tensors(tmp_path)
-    (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(FormatError, match=r"pytorch_model.bin.*save_pretrained"):
+def test_what_is_no_checkpoint(tmp_path):
+    (tmp_path / "training_args.bin").touch()
+    with pytest.raises(
+        FormatError, match=r"no weights; expected one of \*.safetensors"
+    ):
         open_tensors(tmp_path)
     with pytest.raises(FormatError, match="nowhere: found nothing"):
         open_tensors(tmp_path / "nowhere")
@@ -133,10 +134,20 @@ print(peak)
 """
 
 
+def as_safetensors(folder, tensors):
+    write_folder(folder, tensors)
+
+
+def as_pytorch(folder, tensors):
+    content = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    torch.save(content, folder / "pytorch_model.bin")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_does_not_grow_with_the_number_of_tensors(tmp_path):
+@pytest.mark.parametrize("write", [as_safetensors, as_pytorch])
+def test_memory_does_not_grow_with_the_number_of_tensors(tmp_path, write):
     size = 4 << 20
-    write_folder(tmp_path, {f"w{i}": np.ones(size // 4, np.float32) for i in range(12)})
+    write(tmp_path, {f"w{i}": np.ones(size // 4, np.float32) for i in range(12)})
     command = [sys.executable, "-c", MEMORY, os.fspath(tmp_path)]
     child = subprocess.run(command, capture_output=True, text=True, check=True)
     # One tensor, and a quarter of another for what Python itself allocates.

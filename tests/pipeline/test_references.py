@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import types
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -24,17 +25,23 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub that gives every repository but `lost/...`, and notes what it gave."""
+    """A hub that gives every repository but `lost/...`, and notes what it gave.
+
+    Those of `old/` have PyTorch's files, the others safetensors.
+    """
     given = []
 
     def snapshot_download(name, *, revision, allow_patterns, ignore_patterns):
         if name.startswith("lost"):
             raise OSError("401 Client Error.\n\nThe repository is gated.\n")
         given.append((name, revision, allow_patterns))
-        assert not any(pattern.endswith(".bin") for pattern in allow_patterns)
         assert ignore_patterns == ["consolidated*.safetensors"]
         folder = tmp_path / "cache" / name / (revision or "main")
         folder.mkdir(parents=True, exist_ok=True)
+        suffix = ".bin" if name.startswith("old/") else ".safetensors"
+        for file in (f"pytorch_model{suffix}", f"adapter_model{suffix}"):
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (folder / file).touch()
         return str(folder)
 
     fake = types.ModuleType("huggingface_hub")
@@ -112,6 +119,14 @@ def test_what_is_fetched(here, hub, reference, fetched):
     for name, _, files in hub:
         assert ("adapter_config.json" in files) == ("lora" in name)
         assert ("*.json" in files) != ("lora" in name)
+        assert not any(pattern.endswith(".bin") for pattern in files)
+
+
+def test_pytorchs_files_are_fetched_where_there_are_no_others(here, hub):
+    found = locate("old/name@v1+old/lora")
+    held = [[f.name for f in folder.iterdir()] for folder in found]
+    assert held == [["pytorch_model.bin"], ["adapter_model.bin"]]
+    assert [name for name, *_ in hub] == ["old/name"] * 2 + ["old/lora"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
-"""Lazy reading of a safetensors file, or of a folder of them."""
+"""Lazy reading of a checkpoint: a file, or a folder of them."""
 
-import math
 import mmap
 import os
 import weakref
@@ -20,7 +19,8 @@ class Tensors(Mapping[str, np.ndarray]):
 
     Every access maps that part of the file alone, and gives a read-only array over it.
     The mapping ends when the array is dropped, so that reading a whole model tensor by
-    tensor needs the memory, and the address space, of one tensor.
+    tensor needs the memory, and the address space, of one tensor. One that the file
+    has in another order than row-major is not reordered: its array has strides.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -35,8 +35,13 @@ class Tensors(Mapping[str, np.ndarray]):
             self._where |= {n: (opened, e) for n, e in header.entries.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        file, ((shape, dtype), start) = self._where[name]
-        return file.mapped(start, math.prod(shape), dtype).reshape(shape)
+        file, entry = self._where[name]
+        (shape, dtype), start, strides = entry
+        flat = file.mapped(start, entry.span, dtype)
+        if strides is None or not flat.size:
+            return flat.reshape(shape)
+        steps = [stride * dtype.itemsize for stride in strides]
+        return np.ndarray(shape, dtype, flat.view(np.uint8), strides=steps)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
@@ -51,11 +56,22 @@ class Tensors(Mapping[str, np.ndarray]):
         """Shape and element type of one tensor, without touching its data."""
         return self._where[name][1].spec
 
+    @property
+    def ties(self) -> dict[str, str]:
+        """Tensors that are the same data under another name -> the first such name."""
+        first: dict[tuple[_File, Entry], str] = {}
+        named = {name: first.setdefault(at, name) for name, at in self._where.items()}
+        return {name: other for name, other in named.items() if other != name}
+
     def entries(self, name: str, part: slice) -> np.ndarray:
         """Consecutive entries of one tensor laid out flat, in memory of their own."""
-        first, stop, _ = part.indices(self.spec(name).size)
-        entries = np.empty(stop - first, self.spec(name).dtype)
-        self.fill(name, first, entries)
+        _, (spec, _, strides) = self._where[name]
+        first, stop, _ = part.indices(spec.size)
+        if strides is not None:
+            entries = self[name].flat[first:stop]
+        else:
+            entries = np.empty(stop - first, spec.dtype)
+            self.fill(name, first, entries)
         entries.flags.writeable = False
         return entries
 
@@ -67,19 +83,24 @@ class Tensors(Mapping[str, np.ndarray]):
           first: place of the first entry, laid out flat.
           out: contiguous, `[n]`; `first + n` is at most the tensor's size.
         """
-        file, ((_, dtype), start) = self._where[name]
-        if out.dtype == dtype:
+        file, ((_, dtype), start, strides) = self._where[name]
+        if strides is None and out.dtype == dtype:
             file.read(start + first * dtype.itemsize, out)
         else:
             out[...] = self.entries(name, slice(first, first + out.size))
 
 
 def open_tensors(path: str | os.PathLike[str]) -> Tensors:
-    """Open a safetensors file or a Hugging Face folder; reads the headers only.
+    """Open a checkpoint, as safetensors or PyTorch's own; reads the headers only.
+
+    Of PyTorch's files no code is run: only tensors and plain values are read, and of a
+    training checkpoint the one dictionary that holds tensors by name.
 
     Args:
-      path: a file, or a folder with `model.safetensors`, or shards with their
-        `*.safetensors.index.json`, or a single other `*.safetensors`.
+      path: a file (`.bin`, `.pt`, `.pth` and `.ckpt` are PyTorch's), an index, or a
+        folder with `model.safetensors`, or shards with their
+        `*.safetensors.index.json`, or a single other `*.safetensors`; else with
+        `pytorch_model.bin`, and so on.
 
     Returns:
       A mapping name -> read-only array, with `.spec(name)`.
