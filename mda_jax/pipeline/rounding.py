@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
-from mda_jax._types import Deltas, Number, Side, Stage
+from mda_jax._types import Deltas, Number, Rows, Side, Stage
 from mda_jax.combine import Fixed, chain, sided, stage
 from mda_jax.methods._dare_linear import dropped
 from mda_jax.methods._della_linear import dropped_by_rank
@@ -58,7 +58,7 @@ def _exact(x: Array) -> Array:
     return x
 
 
-def _over(x: Array, y: Array | float) -> Array:
+def _over(x: Array, y: Array | Number) -> Array:
     """The quotient; of a `y` that all share XLA would take the reciprocal instead."""
     return x / jnp.where(jnp.isnan(x), x, y)
 
@@ -154,7 +154,7 @@ def trimmed(d: Deltas, *, density: Fixed, rescale: Partial) -> Deltas:
     """The largest `int(density * n)` entries of each row, one at least."""
     n = math.prod(d.shape[1:])
     counts = jnp.asarray([max(1, int(share * n)) for share in density.value])
-    return rescale(p.keep_count(d, count=counts), d, density.value)
+    return rescale(p.keep_count(d, count=counts), d, array(density.value))
 
 
 def _in_a_band(n: Numbers, r: Partial) -> Stage:
@@ -256,7 +256,7 @@ def _length(x: Deltas, axes: p.Axes, r: Partial) -> Each:
     return r(p.length(x, axes))
 
 
-def _dot(x: Deltas, y: Deltas, axes: p.Axes, r: Partial) -> Each:
+def _dot(x: Deltas, y: Rows, axes: p.Axes, r: Partial) -> Each:
     return r(r(x * y).sum(axes, keepdims=True))
 
 
@@ -380,7 +380,9 @@ def karcher_mean(d: Deltas, *, rounds: Fixed, tolerance: Number, r: Partial) -> 
     near = jnp.asarray(tolerance, d.dtype)
     present = lengths > near
     units = r(_over(d, jnp.where(lengths > 0, lengths, 1)))
-    alike = present / jnp.maximum(present.sum(), 1).astype(d.dtype)
+    alike = _over(
+        present.astype(d.dtype), jnp.maximum(present.sum(), 1).astype(d.dtype)
+    )
 
     def unit(x: Row, otherwise: Row) -> Row:
         size = p.length(x, axes)
@@ -472,7 +474,7 @@ def most_varying(d: Deltas, *, share: Number, r: Partial) -> Deltas:
     centre = _over(p.total(d), len(d))
     variance = r(_over(p.total(jnp.square(d - centre)), len(d)))
     some = jnp.count_nonzero(variance).astype(d.dtype)
-    count = jnp.floor(p.scaled(some, by=share)).astype(int)
+    count = jnp.floor(jnp.asarray(share, d.dtype) * some).astype(int)
     kept = p.keep_count(variance, count=count) != 0
     return jnp.where(kept & (count > 0), d, 0)
 
