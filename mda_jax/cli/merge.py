@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mda_jax.cli.compat import Compat, arithmetic
 from mda_jax.cli.errors import Debug, one_line_errors, warn
 from mda_jax.cli.layout import Layout, RuleSet, rules
 from mda_jax.cli.memory import return_freed_memory
@@ -74,6 +75,7 @@ def merge(
         bool, typer.Option("--resume", help="Go on with an interrupted merge.")
     ] = False,
     truncate: Truncate = False,
+    compat: Compat = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan; write nothing.")
     ] = False,
@@ -84,7 +86,7 @@ def merge(
 ) -> None:
     """Merge the models of CONFIG into the new folder OUT."""
     if dry_run:
-        plan(config, layout=layout, truncate=truncate, debug=debug)
+        plan(config, layout=layout, truncate=truncate, compat=compat, debug=debug)
         return
     return_freed_memory()
     with one_line_errors(debug=debug):
@@ -105,6 +107,7 @@ def merge(
                 card=write_model_card,
                 tokenizer=copy_tokenizer,
                 truncate_embeddings=truncate,
+                arithmetic=arithmetic(compat),
                 watch=watch,
             )
         for report in reports:

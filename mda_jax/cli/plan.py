@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mda_jax.cli.compat import Compat, arithmetic
 from mda_jax.cli.errors import Debug, one_line_errors, warn
 from mda_jax.cli.layout import Layout, RuleSet, rules
 
@@ -26,6 +27,7 @@ def plan(
     config: Annotated[Path, typer.Argument(help="What to merge: mergekit's YAML.")],
     layout: Layout = RuleSet.DEFAULT,
     truncate: Truncate = False,
+    compat: Compat = None,
     debug: Debug = False,
 ) -> None:
     """Show what a merge would do, from the configuration and the files' headers."""
@@ -33,7 +35,10 @@ def plan(
         from mda_jax import pipeline
 
         found = pipeline.plan(
-            config, layout=rules(layout), truncate_embeddings=truncate
+            config,
+            layout=rules(layout),
+            truncate_embeddings=truncate,
+            arithmetic=arithmetic(compat),
         )
         for line in found.warnings:
             warn(line)

@@ -1,5 +1,9 @@
 """Merging model folders: configuration, plan, streaming, atomic output."""
 
+from mda_jax.pipeline.arithmetic import (
+    as_mergekit as as_mergekit,
+    in_float32 as in_float32,
+)
 from mda_jax.pipeline.errors import ConfigError as ConfigError, MergeError as MergeError
 from mda_jax.pipeline.plan import Plan as Plan, plan as plan
 from mda_jax.pipeline.report import Report as Report

@@ -195,14 +195,14 @@ def _after(
 
 def _at_random(n: Numbers) -> Stage:
     density = array(n.each("density"))
-    return sided(dropped, density=density, rescale=_rescale(n), ids=_ids(n))
+    return sided(dropped, density=density, rescale=_rescale(n), ids=ids(n))
 
 
 def _at_random_by_rank(n: Numbers) -> Stage:
     for density, epsilon in zip(n.each("density"), n.each("epsilon"), strict=True):
         _check.probabilities("della", density, epsilon)
     numbers = {name: array(n.each(name)) for name in ("density", "epsilon")}
-    return sided(dropped_by_rank, **numbers, rescale=_rescale(n), ids=_ids(n))
+    return sided(dropped_by_rank, **numbers, rescale=_rescale(n), ids=ids(n))
 
 
 def _in_a_band(n: Numbers) -> Stage:
@@ -220,7 +220,8 @@ def _rescale(n: Numbers) -> Partial:
     return Partial(p.by_l1_norm if n.common["rescale"] else p.as_kept)
 
 
-def _ids(n: Numbers) -> jax.Array:
+def ids(n: Numbers) -> jax.Array:
+    """Of the experts, for their draws."""
     return jnp.asarray([trees.seed(name) for name in n.experts])
 
 

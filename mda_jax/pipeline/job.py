@@ -15,6 +15,7 @@ from mda_jax import engine, trees
 from mda_jax._types import Role, WholeModel
 from mda_jax.converters.formats import Spec, Tensors
 from mda_jax.pipeline.adapters import open_model
+from mda_jax.pipeline.arithmetic import Arithmetic, in_float32
 from mda_jax.pipeline.chat import template
 from mda_jax.pipeline.config import Request, load
 from mda_jax.pipeline.dialect import Step
@@ -48,11 +49,18 @@ class Job(NamedTuple):
     @property
     def rules(self) -> dict[str, str]:
         """Tensor of the output -> what is done."""
-        copied = {n: r for p, _ in self.parts for n, r in p.inventory.copied.items()}
-        return {
-            name: copied.get(name) or _rule(self.recipe, self.plan[name].role)
-            for name in self.specs
-        }
+        found: dict[str, str] = {}
+        for part, _ in self.parts:
+            found |= part.inventory.copied
+            for name in part.steps:
+                found[name] = _rule(self.recipe, part, self.plan[name].role)
+        return {name: found[name] for name in self.specs}
+
+    @property
+    def arithmetic(self) -> list[str]:
+        """The types that results are rounded to after every operation, or float32."""
+        types = {str(part.rounded_to or "float32") for part, _ in self.parts}
+        return sorted(types)
 
     @property
     def dropped(self) -> dict[str, dict[str, str]]:
@@ -81,6 +89,7 @@ class Job(NamedTuple):
 def settle(
     config: Document | str | os.PathLike[str] | Mapping[str, Any],
     layout: trees.Rules | None,
+    arithmetic: Arithmetic = in_float32,
     *,
     truncate_embeddings: bool = False,
 ) -> Job:
@@ -90,6 +99,7 @@ def settle(
       config: a YAML file in mergekit's schema, or its content as a dictionary, or
         parsed already.
       layout: rules for the roles of tensors; see `mda_jax.trees.layouts`.
+      arithmetic: where results are rounded: `in_float32` or `as_mergekit`.
       truncate_embeddings: cut all token tables to the shortest.
 
     Returns:
@@ -109,13 +119,13 @@ def settle(
     pairs: list[tuple[Part, Sources]] = []
     specs: dict[str, Spec] = {}
     leaves: dict[str, jax.ShapeDtypeStruct] = {}
-    for part in found:
+    for part in (each for one in found for each in arithmetic(request, todo, one)):
         of_output = {name: part.donor.on_disk(name) for name in part.donor}
         kept, working = part.inventory.merged, {}
         for name, spec in kept.items():
             if dtype is not None:
                 of_output[name] = spec._replace(dtype=jnp.dtype(dtype))
-            working[name] = _working(spec, of_output[name])
+            working[name] = _working(part, spec, of_output[name])
             leaves[name] = jax.ShapeDtypeStruct(spec.shape, of_output[name].dtype)
         tied, subtract = part.inventory.tied, part.cast.subtract
         sources = Sources(part.donor, part.experts, tied, subtract, working)
@@ -146,10 +156,11 @@ def _config_of(request: Request, parts: list[Part]) -> Path:
     return (first if base is None else base).folder
 
 
-def _working(read: Spec, written: Spec) -> np.dtype:
+def _working(part: Part, read: Spec, written: Spec) -> np.dtype:
     """Type in which the engine gives a tensor back: no rounding but the last."""
     same = read.dtype == written.dtype and read.dtype.itemsize <= 4
-    return read.dtype if same else np.dtype(np.float32)
+    keeps = same and part.rounded_to is None
+    return read.dtype if keeps else np.dtype(np.float32)
 
 
 def surveyed(job: Job) -> dict[str, Step]:
@@ -201,9 +212,11 @@ def doubts(job: Job) -> list[str]:
     return found
 
 
-def _rule(todo: Recipe, role: Role) -> str:
+def _rule(todo: Recipe, part: Part, role: Role) -> str:
     if todo.elementwise == ELSEWHERE and role in todo.elementwise:
         return f"entry by entry: not a matrix ({role.value})"
+    if part.rounded_to is not None:
+        return f"merged by {todo.method}, all in {part.rounded_to}"
     return f"merged by {todo.method}"
 
 
@@ -217,7 +230,7 @@ def peak_memory(job: Job) -> int | None:
     for part, sources in job.parts:
         if any(isinstance(step.method, WholeModel) for step in part.steps.values()):
             return None
-        each.append(held(sources, part.steps, job.recipe.elementwise, job.plan))
+        each.append(held(sources, part.steps, part.elementwise, job.plan))
     return _resident() + max(each)
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+
+from mda_jax._types import Role
 from mda_jax.converters.formats import Tensors
 from mda_jax.pipeline.config import Ingredient, Request, Section
 from mda_jax.pipeline.embeddings import Tables
@@ -28,6 +31,8 @@ class Part(NamedTuple):
     inventory: Inventory
     numbers: dict[str, Numbers]  # of every tensor that is merged
     steps: dict[str, Step]
+    elementwise: frozenset[Role]  # where entries do not depend on each other
+    rounded_to: np.dtype | None = None  # after every operation; None: in the end
 
     @property
     def donor(self) -> View:
@@ -69,7 +74,8 @@ def parts(
     for (_, views), cast in zip(seen, recipe.casts, strict=True):
         with problems.collected():
             inventory = account(views[cast.donor], [views[i] for i in cast.experts])
-            found.append(Part(cast, tuple(views), inventory, {}, {}))
+            seen_by = cast, tuple(views), inventory
+            found.append(Part(*seen_by, {}, {}, recipe.elementwise))
             places.append(_places(found[-1]))
     problems.raise_any()
     _check_modules(request, found)

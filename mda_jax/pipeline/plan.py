@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mda_jax import trees
 from mda_jax.pipeline.adapters import Adapted
+from mda_jax.pipeline.arithmetic import Arithmetic, in_float32
 from mda_jax.pipeline.job import Job, peak_memory, settle
 from mda_jax.pipeline.layers import layer, renumbered
 from mda_jax.pipeline.parameters import Numbers, Signature
@@ -23,11 +24,17 @@ DIFFERENCES = {
     "dare_ties": "masks are drawn from seed, tensor and model: not mergekit's draws",
     "della": "masks are drawn from seed, tensor and model: not mergekit's draws",
     "della_linear": "masks are drawn from seed, tensor and model: not mergekit's draws",
+    "ramplus_tl": "the result has the models' type: mergekit writes float32",
+    "sce": "of equal variances the earlier is kept: mergekit's choice is not defined",
     "ties": "of equal magnitudes the earlier is kept: mergekit's choice is not defined",
 }
 _ARITHMETIC = (
     "arithmetic is float32, rounded once at the end: mergekit computes in the models'"
-    " type, or in dtype"
+    " type, or in dtype, and so does --compat mergekit"
+)
+_LAST_BITS = (
+    "functions and sums over a tensor are not PyTorch's to the last bit of float32, so"
+    " that a few entries may be rounded to the neighbour"
 )
 _ADAPTERS = (
     "adapters are added in float32: mergekit rounds a model with its adapter to the"
@@ -93,6 +100,7 @@ def plan(
     *,
     layout: trees.Rules | None = None,
     truncate_embeddings: bool = False,
+    arithmetic: Arithmetic = in_float32,
 ) -> Plan:
     """Say what `run` would do; only headers are read.
 
@@ -100,6 +108,7 @@ def plan(
       config: a YAML file in mergekit's schema, or its content as a dictionary.
       layout: rules for the roles of tensors; see `mda_jax.trees.layouts`.
       truncate_embeddings: cut all token tables to the shortest.
+      arithmetic: as for `run`.
 
     Returns:
       The plan.
@@ -110,11 +119,12 @@ def plan(
       FormatError: a weight file is damaged.
       MergeError: the models do not fit each other; `others` as above.
     """
-    job = settle(config, layout, truncate_embeddings=truncate_embeddings)
+    truncate = truncate_embeddings
+    job = settle(config, layout, arithmetic, truncate_embeddings=truncate)
+    views = [v for part, _ in job.parts for v in (part.donor, *part.experts)]
     read = sum(
         view.on_disk(name).nbytes
-        for part, _ in job.parts
-        for view in {id(v): v for v in (part.donor, *part.experts)}.values()
+        for view in {id(v): v for v in views}.values()
         for name in view
     )
     return Plan(
@@ -174,6 +184,10 @@ def _words(numbers: Numbers, signature: Signature) -> str:
 
 def _differences(job: Job) -> list[str]:
     found = [DIFFERENCES[m] for m in [job.recipe.method] if m in DIFFERENCES]
-    low = any(spec.dtype.itemsize < 4 for spec in job.specs.values())
-    adapted = any(isinstance(model, Adapted) for model in job.models.values())
-    return found + [_ADAPTERS] * adapted + [_ARITHMETIC] * low
+    if any(isinstance(model, Adapted) for model in job.models.values()):
+        found.append(_ADAPTERS)
+    if job.arithmetic != ["float32"]:
+        found.append(_LAST_BITS)
+    elif any(spec.dtype.itemsize < 4 for spec in job.specs.values()):
+        found.append(_ARITHMETIC)
+    return found

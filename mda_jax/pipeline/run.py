@@ -15,6 +15,7 @@ import numpy as np
 from mda_jax import trees
 from mda_jax.converters.formats import SafetensorsWriter
 from mda_jax.converters.formats.writer import SHARD_SIZE
+from mda_jax.pipeline.arithmetic import Arithmetic, in_float32
 from mda_jax.pipeline.chat import write_template
 from mda_jax.pipeline.coverage import coverage
 from mda_jax.pipeline.dialect import Step
@@ -54,13 +55,13 @@ def run(
     truncate_embeddings: bool = False,
     max_memory: int | None = None,
     digest_inputs: bool = False,
+    arithmetic: Arithmetic = in_float32,
     watch: Watch = lambda done, total: None,
 ) -> Report:
     """Merge model folders into a new one.
 
-    The arithmetic is float32, cast once at the end. Memory is bounded by the largest
-    tensor, not by the model. An interrupted merge leaves its finished weight files in
-    `OUT.partial`.
+    Memory is bounded by the largest tensor, not by the model. An interrupted merge
+    leaves its finished weight files in `OUT.partial`.
 
     Args:
       config: a YAML file in mergekit's schema, or its content as a dictionary, or
@@ -80,6 +81,8 @@ def run(
         compiler's prediction, is refused. None compiles once instead of twice.
       digest_inputs: read all weight files of the models once more, beside the merge,
         for their SHA-256 in the manifest; it has that of their headers in any case.
+      arithmetic: `in_float32`, which rounds once in the end, or `as_mergekit`: in the
+        type that mergekit computes in, rounded after every operation.
       watch: called with the bytes written so far, and in all.
 
     Returns:
@@ -92,7 +95,8 @@ def run(
     """
     start, target = time.perf_counter(), Path(os.path.abspath(out))
     (check_replaceable if force else check_absent)(target)
-    job = settle(config, layout, truncate_embeddings=truncate_embeddings)
+    truncate = truncate_embeddings
+    job = settle(config, layout, arithmetic, truncate_embeddings=truncate)
     if max_memory is not None:
         check_memory(job, max_memory)
     warnings = doubts(job)
@@ -152,9 +156,7 @@ def _chunks(
             entries = part.donor[name].reshape(-1)
             yield Piece(name, slice(0, entries.size)), entries, sources
         mine = {name: steps[name] for name in part.steps if name in names}
-        for piece, entries in merged(
-            sources, mine, job.recipe.elementwise, job.plan, key
-        ):
+        for piece, entries in merged(sources, mine, part.elementwise, job.plan, key):
             yield piece, entries, sources
 
 
@@ -166,7 +168,8 @@ def _identity(job: Job, seed: int, shard_size: int) -> str:
         for file in model.files
     ]
     decisive = (job.config, seed, shard_size, repr(job.plan), repr(job.specs), stamps)
-    text = json.dumps([*decisive, job.tokens.digest, versions()], default=str)
+    further = job.tokens.digest, job.rules, versions()
+    text = json.dumps([*decisive, *further], default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -185,6 +188,7 @@ def _describe(
     content = {
         "config": job.config,
         "seed": seed,
+        "arithmetic": job.arithmetic,
         "versions": versions(),
         "inputs": digests,
         "coverage": coverage(job, set(records)),

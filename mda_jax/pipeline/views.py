@@ -1,6 +1,6 @@
 """A model as a part of the output sees it: some of its tensors, under new names."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -36,6 +36,11 @@ class View(Mapping[str, np.ndarray]):
     def stored(self, name: str) -> str:
         """The tensor's name in the checkpoint."""
         return self._stored.get(name, name)
+
+    def only(self, names: Container[str]) -> "View":
+        """The same model, some of its tensors."""
+        stored = {name: at for name, at in self._stored.items() if name in names}
+        return View(self.model, stored, self._tables)
 
     def spec(self, name: str) -> Spec:
         """Shape and element type of a tensor, without touching its data."""

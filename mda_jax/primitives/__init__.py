@@ -38,6 +38,7 @@ from mda_jax.primitives.histograms import (
     upper_counts as upper_counts,
 )
 from mda_jax.primitives.masks import tall_masks as tall_masks
+from mda_jax.primitives.rounding import rounded as rounded
 from mda_jax.primitives.selection import (
     keep_band as keep_band,
     keep_count as keep_count,

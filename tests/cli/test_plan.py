@@ -39,3 +39,33 @@ def test_every_problem_has_its_line(config, tmp_path):
     result = CliRunner().invoke(app, ["merge", str(config), str(tmp_path / "out")])
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
     assert "And 1 more; `mda-jax plan` shows them." in result.stderr
+
+
+def test_the_arithmetic_is_told(config, tmp_path):
+    content = json.loads(config.read_text()) | {"dtype": "bfloat16"}
+    config.write_text(json.dumps(content))
+    usual = CliRunner().invoke(app, ["plan", str(config)])
+    assert "and so does --compat mergekit" in usual.stdout
+    result = CliRunner().invoke(app, ["plan", str(config), "--compat", "mergekit"])
+    assert result.exit_code == 0 and "and so does --compat" not in result.stdout
+    assert "merged by task_arithmetic, all in bfloat16, weight 0.5" in result.stdout
+    out = tmp_path / "out"
+    arguments = [str(config), str(out), "--compat", "mergekit"]
+    assert CliRunner().invoke(app, ["merge", *arguments]).exit_code == 0
+    manifest = json.loads((out / "merge_manifest.json").read_text())
+    assert manifest["arithmetic"] == ["bfloat16"]
+    rules = {each["rule"] for each in manifest["tensors"].values()}
+    assert rules == {"merged by task_arithmetic, all in bfloat16"}
+
+
+def test_there_is_no_arithmetic_but_mergekits(config, tmp_path):
+    for tool, method, told in (
+        ("fusion_bench", "ties", "'mergekit'"),
+        ("mergekit", "iso_c", "line 1: mergekit has no 'iso_c'"),
+    ):
+        content = json.loads(config.read_text()) | {"merge_method": method}
+        config.write_text(json.dumps(content))
+        arguments = [str(config), str(tmp_path / "out"), "--compat", tool]
+        result = CliRunner().invoke(app, ["merge", *arguments])
+        assert result.exit_code == 2 and told in result.stderr
+        assert not (tmp_path / "out").exists()
