@@ -9,7 +9,7 @@ import typer
 from mda_jax.cli.errors import Debug, one_line_errors, warn
 from mda_jax.cli.layout import Layout, RuleSet, rules
 from mda_jax.cli.memory import return_freed_memory
-from mda_jax.cli.plan import Truncate, plan
+from mda_jax.cli.plan import Names, Truncate, plan
 from mda_jax.cli.progress import progress
 
 
@@ -68,6 +68,7 @@ def merge(
         bool, typer.Option("--resume", help="Go on with an interrupted merge.")
     ] = False,
     truncate: Truncate = False,
+    names: Names = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan; write nothing.")
     ] = False,
@@ -78,7 +79,7 @@ def merge(
 ) -> None:
     """Merge the models of CONFIG into the new folder OUT."""
     if dry_run:
-        plan(config, layout=layout, truncate=truncate, debug=debug)
+        plan(config, layout=layout, truncate=truncate, names=names, debug=debug)
         return
     return_freed_memory()
     with one_line_errors(debug=debug):
@@ -98,6 +99,7 @@ def merge(
                 card=write_model_card,
                 tokenizer=copy_tokenizer,
                 truncate_embeddings=truncate,
+                names=names or {},
                 watch=watch,
             )
         for report in reports:

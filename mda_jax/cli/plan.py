@@ -20,12 +20,20 @@ Truncate = Annotated[
         help="Cut all token tables to the shortest, whatever the tokens beyond it.",
     ),
 ]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML file that says what names of tensors mean where that is inferred"
+        " wrongly: layers, ties, tokens, before, roles."
+    ),
+]
 
 
 def plan(
     config: Annotated[Path, typer.Argument(help="What to merge: mergekit's YAML.")],
     layout: Layout = RuleSet.DEFAULT,
     truncate: Truncate = False,
+    names: Names = None,
     debug: Debug = False,
 ) -> None:
     """Show what a merge would do, from the configuration and the files' headers."""
@@ -33,7 +41,10 @@ def plan(
         from mda_jax import pipeline
 
         found = pipeline.plan(
-            config, layout=rules(layout), truncate_embeddings=truncate
+            config,
+            layout=rules(layout),
+            truncate_embeddings=truncate,
+            names=names or {},
         )
         for line in found.warnings:
             warn(line)

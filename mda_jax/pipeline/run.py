@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ from mda_jax.pipeline.manifest import (
     write_config,
     write_manifest,
 )
+from mda_jax.pipeline.naming import Rules
 from mda_jax.pipeline.output import Output
 from mda_jax.pipeline.report import Report
 from mda_jax.pipeline.sidecars import copy_sidecars
@@ -50,6 +52,7 @@ def run(
     card: bool = True,
     tokenizer: bool = True,
     truncate_embeddings: bool = False,
+    names: Rules = MappingProxyType({}),
     max_memory: int | None = None,
     watch: Watch = lambda done, total: None,
 ) -> Report:
@@ -73,6 +76,8 @@ def run(
         written in any case.
       truncate_embeddings: cut the token tables of all models to the shortest, whatever
         the tokens beyond it are; for models that differ in their vocabularies.
+      names: rules for what names of tensors mean, where that is inferred wrongly: a
+        YAML file, or its content as a dictionary; see `naming.load_naming`.
       max_memory: bytes that the process may hold; a merge that needs more, by the
         compiler's prediction, is refused. None compiles once instead of twice.
       watch: called with the bytes written so far, and in all.
@@ -87,7 +92,7 @@ def run(
     """
     start, target = time.perf_counter(), Path(os.path.abspath(out))
     (check_replaceable if force else check_absent)(target)
-    job = settle(config, layout, truncate_embeddings=truncate_embeddings)
+    job = settle(config, layout, truncate_embeddings=truncate_embeddings, names=names)
     if max_memory is not None:
         check_memory(job, max_memory)
     warnings = doubts(job)
@@ -156,7 +161,15 @@ def _identity(job: Job, seed: int, shard_size: int) -> str:
         for model in job.models.values()
         for file in model.files
     ]
-    decisive = (job.config, seed, shard_size, repr(job.plan), repr(job.specs), stamps)
+    decisive = (
+        job.config,
+        job.naming.document.data,
+        seed,
+        shard_size,
+        repr(job.plan),
+        repr(job.specs),
+        stamps,
+    )
     text = json.dumps([*decisive, job.tokens.digest, versions()], default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -174,6 +187,7 @@ def _describe(
     rules = report.rules
     content = {
         "config": job.config,
+        "names": job.naming.document.data,
         "seed": seed,
         "versions": versions(),
         "inputs": inputs(job.models),
