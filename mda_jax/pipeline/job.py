@@ -36,6 +36,7 @@ class Job(NamedTuple):
     config: dict[str, Any]
     recipe: Recipe
     models: dict[Path, Tensors]
+    inputs: tuple[Path, ...]  # files and folders that are read
     parts: tuple[tuple[Part, Sources], ...]
     specs: dict[str, Spec]  # of the output
     plan: dict[str, trees.Layout]
@@ -133,6 +134,7 @@ def settle(
         request.document.data,
         todo,
         models,
+        _inputs(request, naming),
         tuple(pairs),
         specs,
         plan,
@@ -144,6 +146,14 @@ def settle(
         template(request),
         naming,
     )
+
+
+def _inputs(request: Request, naming: Naming) -> tuple[Path, ...]:
+    """The models, their adapters, and what says how to merge them."""
+    located = [*request.models.values(), *request.named.values()]
+    paths = [path for each in located for path in each if path is not None]
+    rules = [Path(document.source) for document in (request.document, naming.document)]
+    return (*paths, *(file for file in rules if file.is_file()))
 
 
 def _config_of(request: Request, parts: list[Part]) -> Path:

@@ -18,10 +18,16 @@ from mda_jax.converters.formats.writer import SHARD_SIZE
 from mda_jax.pipeline.chat import write_template
 from mda_jax.pipeline.dialect import Step
 from mda_jax.pipeline.document import Document
-from mda_jax.pipeline.folder import check_absent, check_replaceable, new_folder
+from mda_jax.pipeline.folder import (
+    check_absent,
+    check_apart,
+    check_replaceable,
+    new_folder,
+)
 from mda_jax.pipeline.job import Job, check_memory, doubts, settle, surveyed
-from mda_jax.pipeline.journal import Journal, Records
+from mda_jax.pipeline.journal import Journal, Records, holds
 from mda_jax.pipeline.manifest import (
+    MANIFEST,
     inputs,
     versions,
     write_card,
@@ -70,7 +76,9 @@ def run(
       layout: rules for the roles of tensors; see `mda_jax.trees.layouts`.
       shard_size: bytes per weight file.
       force: replace a folder of that name, once the new one is complete.
-      resume: use the finished weight files of an interrupted merge.
+      resume: use the finished weight files of an interrupted merge; nothing is done if
+        the same merge is complete already. A model counts as unchanged if its files
+        have the same names, sizes and times of their last change.
       card: write a model card, `README.md`.
       tokenizer: copy the tokenizer's files; one that the configuration asks for is
         written in any case.
@@ -91,24 +99,37 @@ def run(
       MergeError: the models do not fit each other, or the result is not finite.
     """
     start, target = time.perf_counter(), Path(os.path.abspath(out))
-    (check_replaceable if force else check_absent)(target)
+    check_target = check_replaceable if force else check_absent
+    if not resume:
+        check_target(target)
     job = settle(config, layout, truncate_embeddings=truncate_embeddings, names=names)
+    identity = _identity(job, seed, shard_size)
+    if resume and _is_complete(target, identity):
+        warnings = ["this merge is complete already; nothing was written."]
+        return _report(job, target, [], warnings, start)
+    check_target(target)
+    check_apart(target, job.inputs)
     if max_memory is not None:
         check_memory(job, max_memory)
     warnings = doubts(job)
     with new_folder(target, force=force, resume=resume) as folder:
-        journal = Journal(folder, _identity(job, seed, shard_size))
+        journal = Journal(folder, identity)
         files = _sidecars(job, folder, tokenizer=tokenizer)
         _write_weights(job, folder, journal, jax.random.key(seed), shard_size, watch)
         records = {name: journal.records[name] for name in job.specs}
         if not job.is_sliced and not any(r["changed"] for r in records.values()):
             warnings.append(f"the merged weights equal those of {job.donor}, all.")
-        seconds = time.perf_counter() - start
-        about = job.rules, job.dropped, job.tied, files, warnings, seconds
-        report = Report(target, job.recipe.method, *about)
-        _describe(job, folder, report, records, seed, card=card)
+        report = _report(job, target, files, warnings, start)
+        _describe(job, folder, report, records, seed, identity, card=card)
         journal.remove()
     return report
+
+
+def _report(
+    job: Job, target: Path, files: list[Path], warnings: list[str], start: float
+) -> Report:
+    about = job.rules, job.dropped, job.tied, files, warnings
+    return Report(target, job.recipe.method, *about, time.perf_counter() - start)
 
 
 def _write_weights(
@@ -157,9 +178,10 @@ def _chunks(
 def _identity(job: Job, seed: int, shard_size: int) -> str:
     """A digest of all that decides the result."""
     stamps = [
-        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+        (str(file), now.st_size, now.st_mtime_ns, now.st_ctime_ns)
         for model in job.models.values()
         for file in model.files
+        for now in [file.stat()]
     ]
     decisive = (
         job.config,
@@ -174,12 +196,23 @@ def _identity(job: Job, seed: int, shard_size: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _is_complete(target: Path, identity: str) -> bool:
+    """Whether a folder has the result, intact."""
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        same, records = manifest["identity"] == identity, manifest["tensors"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return same and holds(target, records)
+
+
 def _describe(
     job: Job,
     folder: Path,
     report: Report,
     records: Records,
     seed: int,
+    identity: str,
     *,
     card: bool,
 ) -> None:
@@ -189,6 +222,7 @@ def _describe(
         "config": job.config,
         "names": job.naming.document.data,
         "seed": seed,
+        "identity": identity,
         "versions": versions(),
         "inputs": inputs(job.models),
         "tensors": {n: {"rule": rules[n], **r} for n, r in records.items()},
