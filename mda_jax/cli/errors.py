@@ -31,8 +31,13 @@ def one_line_errors(*, debug: bool, every: bool = False) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
         yield
-    except KeyboardInterrupt:
-        _exit("interrupted; nothing was written.", INTERRUPTED)
+    except KeyboardInterrupt as e:
+        left = _notes(e) or "nothing was written."
+        _exit(f"interrupted; {left}", INTERRUPTED)
+    except SystemExit as e:
+        if left := _notes(e):
+            _complain(f"terminated; {left}")
+        raise
     except Exception as e:
         if debug:
             raise
@@ -42,7 +47,7 @@ def one_line_errors(*, debug: bool, every: bool = False) -> Iterator[None]:
             _complain(text)
         last = others[-1] if every and others else _text(e)
         code = MISUSED if isinstance(e, ConfigError) else FAILED
-        _exit(last + ("" if every else more), code)
+        _exit(f"{last}{'' if every else more} {_notes(e)}", code)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -72,6 +77,11 @@ def _text(error: Exception) -> str:
     if isinstance(error, ValueError):
         return str(error)
     return f"{type(error).__name__}: {error}. See --debug."
+
+
+def _notes(error: BaseException) -> str:
+    """What was added to an error, such as what is left and how to go on."""
+    return " ".join(getattr(error, "__notes__", ()))
 
 
 def _flat(text: str) -> str:

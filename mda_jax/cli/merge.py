@@ -10,7 +10,7 @@ from mda_jax.cli.compat import Compat, arithmetic
 from mda_jax.cli.errors import Debug, one_line_errors, warn
 from mda_jax.cli.layout import Layout, RuleSet, rules
 from mda_jax.cli.memory import return_freed_memory
-from mda_jax.cli.plan import Truncate, plan
+from mda_jax.cli.plan import Names, Truncate, plan
 from mda_jax.cli.progress import progress
 
 
@@ -76,6 +76,7 @@ def merge(
     ] = False,
     truncate: Truncate = False,
     compat: Compat = None,
+    names: Names = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan; write nothing.")
     ] = False,
@@ -86,7 +87,14 @@ def merge(
 ) -> None:
     """Merge the models of CONFIG into the new folder OUT."""
     if dry_run:
-        plan(config, layout=layout, truncate=truncate, compat=compat, debug=debug)
+        plan(
+            config,
+            layout=layout,
+            truncate=truncate,
+            compat=compat,
+            names=names,
+            debug=debug,
+        )
         return
     return_freed_memory()
     with one_line_errors(debug=debug):
@@ -108,6 +116,7 @@ def merge(
                 tokenizer=copy_tokenizer,
                 truncate_embeddings=truncate,
                 arithmetic=arithmetic(compat),
+                names=names or {},
                 watch=watch,
             )
         for report in reports:

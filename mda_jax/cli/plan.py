@@ -21,6 +21,13 @@ Truncate = Annotated[
         help="Cut all token tables to the shortest, whatever the tokens beyond it.",
     ),
 ]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML file that says what names of tensors mean where that is inferred"
+        " wrongly: layers, ties, tokens, before, roles."
+    ),
+]
 
 
 def plan(
@@ -28,6 +35,7 @@ def plan(
     layout: Layout = RuleSet.DEFAULT,
     truncate: Truncate = False,
     compat: Compat = None,
+    names: Names = None,
     debug: Debug = False,
 ) -> None:
     """Show what a merge would do, from the configuration and the files' headers."""
@@ -39,6 +47,7 @@ def plan(
             layout=rules(layout),
             truncate_embeddings=truncate,
             arithmetic=arithmetic(compat),
+            names=names or {},
         )
         for line in found.warnings:
             warn(line)

@@ -21,29 +21,35 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from mda_jax.pipeline.document import Document, Steps, nearest, read_document
 from mda_jax.pipeline.errors import ConfigError
 from mda_jax.pipeline.references import Located, locate
-from mda_jax.pipeline.settings import Settings, Strict
+from mda_jax.pipeline.settings import Conditional, Settings, Strict
 
 
 _LAYOUTS = ("models", "slices", "modules")
+_SIGNS = {"model": "", "path": "", "revision": "@", "lora": "+"}  # in a reference
 
 
 def _dtype_name(value: Any) -> Any:
     return value.removeprefix("torch.") if isinstance(value, str) else value
 
 
-def _reference(value: Any) -> Any:
+def _reference(value: Any, *way: str) -> Any:
     """A model reference as a string, from any of the forms that mergekit accepts."""
     if not isinstance(value, dict):
         return value
-    if value.keys() - {"lora", "revision"} not in ({"model"}, {"path"}):
+    if unknown := value.keys() - _SIGNS.keys():
+        key = min(unknown)
+        hint = nearest(key, _SIGNS)
+        raise _problem(f"unknown key {key!r} of a model; {hint}", *way, key)
+    given = {key: each for key, each in value.items() if each is not None}
+    if given.keys() - {"lora", "revision"} not in ({"model"}, {"path"}):
         wanted = "a model is a name, {path, revision} or {model, lora}"
-        raise _problem(f"{wanted}, not a mapping of {list(value)}")
-    signs = {"model": "", "path": "", "revision": "@", "lora": "+"}
-    texts = {key: _reference(value[key]) for key in signs if key in value}
+        raise _problem(f"{wanted}, not a mapping of {list(value)}", *way)
+    texts = {key: _reference(given[key], *way, key) for key in _SIGNS if key in given}
     for key, text in texts.items():
         if not isinstance(text, str):
-            raise _problem(f"{key!r}: got {text!r}; expected text (in quotes, maybe)")
-    return "".join(signs[key] + text for key, text in texts.items())
+            problem = f"{key!r}: got {text!r}; expected text (in quotes, maybe)"
+            raise _problem(problem, *way, key)
+    return "".join(_SIGNS[key] + text for key, text in texts.items())
 
 
 def _range(value: Any) -> Any:
@@ -52,14 +58,15 @@ def _range(value: Any) -> Any:
     return value
 
 
-def _problem(text: str) -> PydanticCustomError:
-    return PydanticCustomError("config", "{text}", {"text": text})
+def _problem(text: str, *below: str) -> PydanticCustomError:
+    """A problem, and the way to it from the node that is validated."""
+    return PydanticCustomError("config", "{text}", {"text": text, "below": below})
 
 
 Dtype = Annotated[
     Literal["bfloat16", "float16", "float32"], BeforeValidator(_dtype_name)
 ]
-Reference = Annotated[str, BeforeValidator(_reference)]
+Reference = Annotated[str, BeforeValidator(lambda value: _reference(value))]
 LayerRange = Annotated[
     list[int], Field(min_length=2, max_length=2), AfterValidator(_range)
 ]
@@ -100,11 +107,14 @@ class Row(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_reference(cls, data: Any) -> Any:
-        return data if isinstance(data, dict) and "kind" in data else {"model": data}
+        is_row = isinstance(data, dict) and data.keys() - _SIGNS.keys()
+        return data if is_row else {"model": data}
 
     @model_validator(mode="after")
     def _is_complete(self) -> "Row":
         chosen = {"token", "token_id"} & self.model_fields_set
+        if self.kind is None and chosen:
+            raise _problem("a token of a model takes 'kind: model_token'")
         if self.kind == "zero" and self.model_fields_set != {"kind"}:
             raise _problem("kind: zero takes nothing else")
         if self.kind == "model_token" and (self.model is None or len(chosen) != 1):
@@ -137,7 +147,8 @@ class _OneOf(Strict):
     @classmethod
     def _exactly_one(cls, data: Any) -> Any:
         fields = [name for name in _LAYOUTS if name in cls.model_fields]
-        given = [name for name in fields if isinstance(data, dict) and name in data]
+        content = data if isinstance(data, dict) else {}
+        given = [name for name in fields if content.get(name) is not None]
         if len(given) > 1:
             listed = " and ".join(map(repr, given))
             raise _problem(f"{listed} exclude each other; give one of them")
@@ -260,12 +271,27 @@ def load(source: Document | str | os.PathLike[str] | Mapping[str, Any]) -> Reque
 
 
 def _normalised(document: Document) -> Document:
-    """The document without empty values."""
+    """The document with every model and token as a mapping."""
     top = document.data
     if not isinstance(top, dict):
         raise document.error((), "a merge configuration is a mapping of keys.")
-    top = _models_by_name(_without_nulls(_with_tokens(top)))
-    return document._replace(data=top)
+    _check_keys(document, top, ())
+    return document._replace(data=_models_by_name(_with_tokens(top)))
+
+
+def _check_keys(document: Document, node: Any, steps: Steps) -> None:
+    """Refuse keys that YAML takes for a number, a truth value or nothing."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if not isinstance(key, str):
+                problem = (
+                    f"the key {key!r} is no text; expected a name, maybe in quotes"
+                )
+                raise document.error((*steps, key), f"{problem}.")
+            _check_keys(document, value, (*steps, key))
+    elif isinstance(node, list):
+        for i, each in enumerate(node):
+            _check_keys(document, each, (*steps, i))
 
 
 def _with_tokens(top: dict[str, Any]) -> dict[str, Any]:
@@ -275,12 +301,6 @@ def _with_tokens(top: dict[str, Any]) -> dict[str, Any]:
         return top
     tokens = {t: {} if own is None else own for t, own in options["tokens"].items()}
     return top | {"tokenizer": options | {"tokens": tokens}}
-
-
-def _without_nulls(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {k: _without_nulls(v) for k, v in node.items() if v is not None}
-    return list(map(_without_nulls, node)) if isinstance(node, list) else node
 
 
 def _models_by_name(node: Any) -> Any:
@@ -422,13 +442,7 @@ def _worded(document: Document, errors: ValidationError) -> ConfigError:
 def _in_words(document: Document, problem: ErrorDetails) -> ConfigError:
     path, where = problem["loc"], ".".join(map(str, problem["loc"]))
     if "parameters" in path[:-1] and path[0] != "tokenizer":
-        steps = path[: path.index("parameters") + 2]
-        got, where = _shown(document, steps), ".".join(map(str, steps))
-        expected = (
-            "expected a number or a boolean, a list of numbers (over the layers) or a"
-            " list of {filter, value}"
-        )
-        return document.error(steps, f"{where!r}: got {got}; {expected}.")
+        return _of_setting(document, path[: path.index("parameters") + 2])
     if problem["type"] == "extra_forbidden":
         known = _schema(path[:-1]).model_fields
         hint = nearest(str(path[-1]), known)
@@ -436,9 +450,30 @@ def _in_words(document: Document, problem: ErrorDetails) -> ConfigError:
     if problem["type"] == "missing":
         return document.error(path[:-1], f"{where!r} is missing.")
     if problem["type"] == "config":
-        return document.error(path, f"{problem['msg']}.")
+        below = problem["ctx"]["below"]
+        return document.error((*path, *below), f"{problem['msg']}.")
     got = "" if problem["type"] == "too_short" else f", got {problem['input']!r}"
     return document.error(path, f"{where!r}: {problem['msg']}{got}.")
+
+
+def _of_setting(document: Document, steps: Steps) -> ConfigError:
+    """What is wrong with the value of a parameter."""
+    setting, where = document.at(*steps), ".".join(map(str, steps))
+    places: dict[Steps, Any] = {steps: setting}
+    if isinstance(setting, list):
+        places = {(*steps, i): each for i, each in enumerate(setting)}
+    known = Conditional.model_fields
+    for place, each in places.items():
+        for key in each.keys() - known if isinstance(each, dict) else ():
+            problem = f"{where!r}: unknown key {key!r}; {nearest(key, known)}."
+            return document.error((*place, key), problem)
+    expected = (
+        "expected a number or a boolean, a list of numbers (over the layers) or a list"
+        " of {filter, value}"
+    )
+    return document.error(
+        steps, f"{where!r}: got {_shown(document, steps)}; {expected}."
+    )
 
 
 def _schema(path: Steps) -> type[BaseModel]:

@@ -12,7 +12,7 @@ from ruamel.yaml.scalarbool import ScalarBoolean
 from mda_jax.pipeline.errors import ConfigError
 
 
-Steps = tuple[str | int, ...]  # the way from the top of the document to a node
+Steps = tuple[Any, ...]  # keys and indices from the top of the document to a node
 
 
 class Document(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from mda_jax.converters.formats import Spec, Tensors
 from mda_jax.pipeline.config import Request
 from mda_jax.pipeline.errors import MergeError
-from mda_jax.pipeline.names import is_token_table, partners
+from mda_jax.pipeline.naming import INFERRED, Naming
 from mda_jax.pipeline.references import Located
 from mda_jax.pipeline.sidecars import vocabulary_size
 from mda_jax.pipeline.tokenizer import Alignment, align
@@ -155,13 +155,16 @@ class Tokens(NamedTuple):
         return found.hexdigest()
 
 
-def tokens(request: Request, models: Models, *, truncate: bool) -> Tokens:
+def tokens(
+    request: Request, models: Models, *, truncate: bool, naming: Naming = INFERRED
+) -> Tokens:
     """Settle the vocabulary of the output and what becomes of token tables.
 
     Args:
       request: the merge.
       models: model -> its tensors.
       truncate: cut the tables to the shortest, where no tokenizer is asked for.
+      naming: which tensors are tables of tokens, and which are tied.
 
     Returns:
       The tables; none if nothing is asked for.
@@ -171,14 +174,14 @@ def tokens(request: Request, models: Models, *, truncate: bool) -> Tokens:
       MergeError: these models have no tables or tokenizers that fit.
     """
     if request.config.tokenizer_options is not None:
-        alignment = align(request, sizes(models, request.models))
+        alignment = align(request, sizes(models, request.models, naming))
         rows = None if alignment.vocabulary is None else len(alignment.real)
-        tables = aligned(models, alignment)
+        tables = aligned(models, alignment, naming)
         return Tokens(tables, alignment, rows, alignment.warnings)
     if not truncate:
         return Tokens({}, None, None, [])
-    counts = sizes(models, request.models)
-    tables, least = truncated(models, counts), min(counts.values(), default=0)
+    counts = sizes(models, request.models, naming)
+    tables, least = truncated(models, counts, naming), min(counts.values(), default=0)
     if not tables:
         return Tokens({}, None, None, [])
     warning = (
@@ -188,12 +191,15 @@ def tokens(request: Request, models: Models, *, truncate: bool) -> Tokens:
     return Tokens(tables, None, least, [warning])
 
 
-def sizes(models: Models, located: Mapping[Path, Located]) -> dict[Path, int]:
+def sizes(
+    models: Models, located: Mapping[Path, Located], naming: Naming
+) -> dict[Path, int]:
     """Count the rows of each model's token tables.
 
     Args:
       models: model -> its tensors.
       located: model -> where it is.
+      naming: which tensors are such tables.
 
     Returns:
       Model -> rows; no entry if it has no such table.
@@ -203,7 +209,7 @@ def sizes(models: Models, located: Mapping[Path, Located]) -> dict[Path, int]:
     """
     found = {}
     for path, model in models.items():
-        rows = {name: _first_axis(model, name) for name in _tables_of(model)}
+        rows = {name: _first_axis(model, name) for name in _tables_of(model, naming)}
         size = vocabulary_size(located[path].folder) or max(rows.values(), default=0)
         for name, count in rows.items():
             if count != size:
@@ -217,12 +223,13 @@ def sizes(models: Models, located: Mapping[Path, Located]) -> dict[Path, int]:
     return found
 
 
-def aligned(models: Models, alignment: Alignment) -> Tables:
+def aligned(models: Models, alignment: Alignment, naming: Naming) -> Tables:
     """What the token tables become in another vocabulary.
 
     Args:
       models: model -> its tensors.
       alignment: the vocabulary, and the row that each model has for its tokens.
+      naming: which tensors are tables of tokens, and which are tied.
 
     Returns:
       The tables that change. Where a model holds one table for two uses and others
@@ -232,9 +239,9 @@ def aligned(models: Models, alignment: Alignment) -> Tables:
       MergeError: a model that is to lend rows has no such table, or a narrower one.
     """
     owners = [models[path] for path in alignment.own]
-    names = dict.fromkeys(name for model in owners for name in _tables_of(model))
+    names = dict.fromkeys(n for model in owners for n in _tables_of(model, naming))
     held = {
-        path: {name: _held(models[path], name) for name in names}
+        path: {name: _held(models[path], name, naming) for name in names}
         for path in alignment.own
     }
     return {
@@ -247,12 +254,13 @@ def aligned(models: Models, alignment: Alignment) -> Tables:
     }
 
 
-def truncated(models: Models, rows: Mapping[Path, int]) -> Tables:
+def truncated(models: Models, rows: Mapping[Path, int], naming: Naming) -> Tables:
     """What the token tables become if all are cut to the shortest.
 
     Args:
       models: model -> its tensors.
       rows: model -> rows of its token tables.
+      naming: which tensors are such tables.
 
     Returns:
       The tables that change.
@@ -262,24 +270,24 @@ def truncated(models: Models, rows: Mapping[Path, int]) -> Tables:
     return {
         path: {
             name: Table(Stored(models[path], name), kept, [], real)
-            for name in _tables_of(models[path])
+            for name in _tables_of(models[path], naming)
         }
         for path, count in rows.items()
         if count > least
     }
 
 
-def _tables_of(model: Tensors) -> list[str]:
-    return [name for name in model if is_token_table(name)]
+def _tables_of(model: Tensors, naming: Naming) -> list[str]:
+    return [name for name in model if naming.is_token_table(name)]
 
 
 def _first_axis(model: Tensors, name: str) -> int:
     return next(iter(model.spec(name).shape), 0)
 
 
-def _held(model: Tensors, name: str) -> Stored | None:
+def _held(model: Tensors, name: str, naming: Naming) -> Stored | None:
     """A table of a model, or else the one that is tied to it."""
-    names = [name] if name in model else partners(name, model)
+    names = [name] if name in model else naming.partners(name, model)
     return Stored(model, names[0]) if names else None
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from mda_jax.converters.formats import Spec
 from mda_jax.pipeline.bits import same_bits
 from mda_jax.pipeline.errors import MergeError, Problems
-from mda_jax.pipeline.names import is_recomputed, is_token_table, partners
+from mda_jax.pipeline.names import is_recomputed
+from mda_jax.pipeline.naming import INFERRED, Naming
 from mda_jax.pipeline.views import View
 
 
@@ -37,12 +38,15 @@ class Inventory(NamedTuple):
     tied: list[dict[str, str]]  # per expert: tensor -> the one it holds instead
 
 
-def account(donor: View, experts: Sequence[View]) -> Inventory:
+def account(
+    donor: View, experts: Sequence[View], naming: Naming = INFERRED
+) -> Inventory:
     """Decide what happens to each tensor, from names, shapes and types.
 
     Args:
       donor: the model whose names, shapes and types the output has.
       experts: the models to merge into it.
+      naming: which tensors are tied, and which are tables of tokens.
 
     Returns:
       A rule for every tensor of every model.
@@ -64,23 +68,27 @@ def account(donor: View, experts: Sequence[View]) -> Inventory:
     dropped, tied = {}, []
     problems = Problems()
     for expert in experts:
-        ties = _ties(merged, expert)
+        ties = _ties(merged, expert, naming)
         with problems.collected():
-            dropped[str(expert.path)] = _compare(donor, merged, expert, ties)
+            dropped[str(expert.path)] = _compare(donor, merged, expert, ties, naming)
         tied.append(ties)
     problems.raise_any()
     return Inventory(merged, copied, dropped, tied)
 
 
-def _ties(merged: dict[str, Spec], expert: View) -> dict[str, str]:
+def _ties(merged: dict[str, Spec], expert: View, naming: Naming) -> dict[str, str]:
     """For each weight the expert lacks, the tied one it holds."""
     lacking = (name for name in merged if name not in expert)
-    held = {name: partners(name, expert) for name in lacking}
+    held = {name: naming.partners(name, expert) for name in lacking}
     return {name: found[0] for name, found in held.items() if found}
 
 
 def _compare(
-    donor: View, merged: dict[str, Spec], expert: View, ties: dict[str, str]
+    donor: View,
+    merged: dict[str, Spec],
+    expert: View,
+    ties: dict[str, str],
+    naming: Naming,
 ) -> dict[str, str]:
     """The rules of what the expert has beyond the donor; one error for all problems."""
     problems = []
@@ -97,12 +105,12 @@ def _compare(
             continue
         if is_recomputed(name, expert.spec(name)):
             dropped[name] = UNNEEDED
-        elif any(_same(expert, name, expert, n) for n in partners(name, expert)):
+        elif any(_same(expert, name, expert, n) for n in naming.partners(name, expert)):
             dropped[name] = DUPLICATE
         else:
             problems.append(f"{name!r} {expert.spec(name).shape} is extra")
     if problems:
-        raise _different(donor, expert, problems)
+        raise _different(donor, expert, problems, naming)
     _check_types(expert, [ties.get(name, name) for name in merged])
     return dropped
 
@@ -137,10 +145,12 @@ def differing_copies(
     return differing
 
 
-def _different(donor: View, expert: View, problems: list[str]) -> MergeError:
+def _different(
+    donor: View, expert: View, problems: list[str], naming: Naming
+) -> MergeError:
     rest = len(problems) - _SHOWN
     more = f"; and {rest} more" if rest > 0 else ""
-    tables = (n for n in expert if n in donor and is_token_table(n))
+    tables = (n for n in expert if n in donor and naming.is_token_table(n))
     differ = any(donor.spec(n).shape != expert.spec(n).shape for n in tables)
     remedy = f": {_REMEDY}" if differ else ""
     return MergeError(

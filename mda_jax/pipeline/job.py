@@ -5,6 +5,7 @@ import os
 import resource
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from mda_jax.pipeline.document import Document
 from mda_jax.pipeline.embeddings import Tokens, tokens
 from mda_jax.pipeline.errors import ConfigError
 from mda_jax.pipeline.inventory import differing_copies
-from mda_jax.pipeline.layers import stacks
+from mda_jax.pipeline.naming import Naming, Rules, load_naming
 from mda_jax.pipeline.parts import Part, parts, unused
 from mda_jax.pipeline.recipe import ELSEWHERE, Recipe, recipe
 from mda_jax.pipeline.sources import Sources
@@ -36,6 +37,7 @@ class Job(NamedTuple):
     config: dict[str, Any]
     recipe: Recipe
     models: dict[Path, Tensors]
+    inputs: tuple[Path, ...]  # files and folders that are read
     parts: tuple[tuple[Part, Sources], ...]
     specs: dict[str, Spec]  # of the output
     plan: dict[str, trees.Layout]
@@ -45,6 +47,7 @@ class Job(NamedTuple):
     unused: dict[str, dict[str, str]]  # model -> tensor that no part sees -> why
     tokens: Tokens
     template: str | None  # of chats, if it is to change
+    naming: Naming
 
     @property
     def rules(self) -> dict[str, str]:
@@ -83,13 +86,16 @@ class Job(NamedTuple):
     @property
     def layers(self) -> int | None:
         """Layers of the output, where slices change that."""
-        return max(stacks(self.specs).values()) if self.is_sliced else None
+        if not self.is_sliced:
+            return None
+        return max(stack.length for stack in self.naming.stacks(self.specs).values())
 
 
 def settle(
     config: Document | str | os.PathLike[str] | Mapping[str, Any],
     layout: trees.Rules | None,
     arithmetic: Arithmetic = in_float32,
+    names: Rules = MappingProxyType({}),
     *,
     truncate_embeddings: bool = False,
 ) -> Job:
@@ -100,6 +106,7 @@ def settle(
         parsed already.
       layout: rules for the roles of tensors; see `mda_jax.trees.layouts`.
       arithmetic: where results are rounded: `in_float32` or `as_mergekit`.
+      names: rules for what names of tensors mean; see `naming.load_naming`.
       truncate_embeddings: cut all token tables to the shortest.
 
     Returns:
@@ -110,11 +117,12 @@ def settle(
       FormatError: a weight file is damaged.
       MergeError: the models do not fit each other.
     """
-    request = load(config)
+    request, naming = load(config), load_naming(names)
     todo = recipe(request)
     models = {path: open_model(model) for path, model in request.models.items()}
-    seen = tokens(request, models, truncate=truncate_embeddings)
-    found = parts(request, todo, models, seen.tables)
+    naming.check(models.values())
+    seen = tokens(request, models, truncate=truncate_embeddings, naming=naming)
+    found = parts(request, todo, models, seen.tables, naming)
     dtype = request.config.out_dtype or request.config.dtype
     pairs: list[tuple[Part, Sources]] = []
     specs: dict[str, Spec] = {}
@@ -131,11 +139,12 @@ def settle(
         sources = Sources(part.donor, part.experts, tied, subtract, working)
         pairs.append((part, sources))
         specs |= of_output
-    plan = trees.layouts(leaves, layout)
+    plan = _layouts(leaves, layout, naming)
     return Job(
         request.document.data,
         todo,
         models,
+        _inputs(request, naming),
         tuple(pairs),
         specs,
         plan,
@@ -145,7 +154,16 @@ def settle(
         unused(found, models),
         seen,
         template(request),
+        naming,
     )
+
+
+def _inputs(request: Request, naming: Naming) -> tuple[Path, ...]:
+    """The models, their adapters, and what says how to merge them."""
+    located = [*request.models.values(), *request.named.values()]
+    paths = [path for each in located for path in each if path is not None]
+    rules = [Path(document.source) for document in (request.document, naming.document)]
+    return (*paths, *(file for file in rules if file.is_file()))
 
 
 def _config_of(request: Request, parts: list[Part]) -> Path:
@@ -154,6 +172,23 @@ def _config_of(request: Request, parts: list[Part]) -> Path:
     base = next(bases, None)
     first = request.sections[0].ingredients[parts[0].cast.donor]
     return (first if base is None else base).folder
+
+
+def _layouts(
+    leaves: dict[str, jax.ShapeDtypeStruct],
+    layout: trees.Rules | None,
+    naming: Naming,
+) -> dict[str, trees.Layout]:
+    """Of every tensor; the roles of the naming are rules too."""
+    if naming.roles is None:
+        return trees.layouts(leaves, layout)
+    if layout is not None:
+        problem = "'roles' and another layout exclude each other; give one of them."
+        raise naming.document.error(("roles",), problem)
+    try:
+        return trees.layouts(leaves, naming.roles)
+    except ValueError as e:
+        raise naming.document.error(("roles",), str(e)) from e
 
 
 def _working(part: Part, read: Spec, written: Spec) -> np.dtype:

@@ -41,7 +41,7 @@ class Journal:
                 f"{folder}: holds an unfinished merge of another configuration or of"
                 " other models; leave out --resume to start over."
             )
-        self._finished = {f: r for f, r in finished.items() if _matches(folder / f, r)}
+        self._finished = {f: r for f, r in finished.items() if holds(folder / f, r)}
 
     @property
     def finished(self) -> dict[str, Records]:
@@ -69,10 +69,10 @@ class Journal:
         self._file.unlink(missing_ok=True)
 
 
-def _matches(file: Path, records: Records) -> bool:
-    """Whether a file holds what was noted, bit for bit."""
+def holds(path: Path, records: Records) -> bool:
+    """Whether a file or folder has the tensors that were noted, bit for bit."""
     try:
-        tensors = open_tensors(file)
+        tensors = open_tensors(path)
     except (FormatError, OSError):
         return False
     return tensors.keys() == records.keys() and all(

@@ -1,8 +1,8 @@
 """Which layer a tensor belongs to, told by its name."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -15,51 +15,78 @@ _AFTER = re.compile(r"lm_head|embed_out|unembed|post")
 
 
 class Layer(NamedTuple):
-    """A layer of a stack."""
+    """A layer of a stack, and the tensor of it: a name in three pieces."""
 
-    stack: str  # what stands before the number, such as `model.layers`
-    number: int
+    stack: str  # what stands before the number, such as `model.layers.`
+    digits: str
+    tensor: str  # what stands after it
+
+    @property
+    def number(self) -> int:
+        """Of the layer."""
+        return int(self.digits)
+
+    def renumbered(self, digits: str) -> str:
+        """The name with another number.
+
+        >>> layer("h.3.ln_1.bias").renumbered("*")
+        'h.*.ln_1.bias'
+        """
+        return f"{self.stack}{digits}{self.tensor}"
+
+
+class Stack(NamedTuple):
+    """Layers that follow each other."""
+
+    first: int  # number
+    length: int  # how many there are
+    width: int  # least number of digits
+
+    def digits(self, place: int) -> str:
+        """The number of the layer at a place, counted from 0, as names have it.
+
+        >>> Stack(first=1, length=12, width=2).digits(4)
+        '05'
+        """
+        return f"{self.first + place:0{self.width}d}"
 
 
 def layer(name: str) -> Layer | None:
     """The layer that a name's first number tells.
 
     >>> layer("model.layers.3.mlp.experts.1.weight")
-    Layer(stack='model.layers', number=3)
+    Layer(stack='model.layers.', digits='3', tensor='.mlp.experts.1.weight')
     >>> layer("model.norm.weight")
     """
-    found = _NUMBER.search(name)
-    return Layer(name[: found.start()], int(found[1])) if found else None
+    return split(name, _NUMBER.search(name))
 
 
-def renumbered(name: str, index: int) -> str:
-    """The name with another number of its layer.
+def split(name: str, found: re.Match[str] | None) -> Layer | None:
+    """A name in three pieces around the group of a match."""
+    if found is None:
+        return None
+    start, stop = found.span(1)
+    return Layer(name[:start], name[start:stop], name[stop:])
 
-    >>> renumbered("h.3.ln_1.bias", 0)
-    'h.0.ln_1.bias'
+
+def stack(layers: Sequence[Layer]) -> Stack:
+    """What tensors of one stack tell about it.
+
+    >>> stack([Layer("h.", digits, ".a") for digits in ("01", "02")])
+    Stack(first=1, length=2, width=2)
     """
-    found = _NUMBER.search(name)
-    assert found
-    return f"{name[: found.start(1)]}{index}{name[found.end(1) :]}"
+    numbers = {each.number for each in layers}
+    return Stack(min(numbers), len(numbers), min(len(each.digits) for each in layers))
 
 
-def stacks(names: Iterable[str]) -> dict[str, int]:
-    """The stacks of layers of a model, and how many layers each has.
+def is_stack(layers: Sequence[Layer]) -> bool:
+    """Whether numbers in names are likely to be those of layers.
 
-    Only numbers that go from 0 up without a gap count as those of layers, and layers
-    that hold one tensor each (`classifier.0.weight`) are no stack.
-
-    >>> stacks(["h.0.a", "h.0.b", "h.1.a", "h.1.b", "head.0.bias", "norm"])
-    {'h': 2}
+    They are if they go from 0 up without a gap, unless each stands in one name alone
+    (`classifier.0.weight`).
     """
-    held: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for found in filter(None, map(layer, names)):
-        held[found.stack][found.number] += 1
-    return {
-        stack: len(layers)
-        for stack, layers in held.items()
-        if sorted(layers) == list(range(len(layers))) and max(layers.values()) > 1
-    }
+    numbers = Counter(each.number for each in layers)
+    return sorted(numbers) == list(range(len(numbers))) and max(numbers.values()) > 1
 
 
 def comes_first(name: str) -> bool:

@@ -164,7 +164,7 @@ def check_filters(request: Request, places: list[tuple[Section, Place]]) -> None
     problems.raise_any()
 
 
-def _settings(levels: tuple[Level, ...]) -> Iterator[tuple[Steps, Setting]]:
+def _settings(levels: tuple[Level, ...]) -> Iterator[tuple[Steps, Setting | None]]:
     """Every setting and its place in the document."""
     for steps, settings in levels:
         for name, setting in settings.items():
@@ -191,7 +191,7 @@ def _check_one(
     document: Document,
     method: str,
     steps: Steps,
-    setting: Setting,
+    setting: Setting | None,
     signature: Signature,
 ) -> None:
     name = str(steps[-1])

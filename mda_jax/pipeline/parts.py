@@ -13,7 +13,7 @@ from mda_jax.pipeline.config import Ingredient, Request, Section
 from mda_jax.pipeline.embeddings import Tables
 from mda_jax.pipeline.errors import ConfigError, MergeError, Problems
 from mda_jax.pipeline.inventory import Inventory, account
-from mda_jax.pipeline.layers import comes_first, layer, renumbered, stacks
+from mda_jax.pipeline.naming import INFERRED, Naming
 from mda_jax.pipeline.parameters import Numbers, Place, check_filters, numbers
 from mda_jax.pipeline.recipe import Cast, Recipe, Step
 from mda_jax.pipeline.views import View
@@ -50,6 +50,7 @@ def parts(
     recipe: Recipe,
     models: Models,
     tables: Tables = MappingProxyType({}),
+    naming: Naming = INFERRED,
 ) -> list[Part]:
     """Settle what every tensor of the output is made of.
 
@@ -58,6 +59,7 @@ def parts(
       recipe: its method.
       models: what stands for a model -> opened checkpoint.
       tables: of the same models, the token tables that are to have other rows.
+      naming: what the names of tensors mean.
 
     Returns:
       One part for each section.
@@ -70,13 +72,14 @@ def parts(
     found: list[Part] = []
     places: list[dict[str, Place]] = []
     problems = Problems()
-    seen = _views(request, recipe, models, tables)
+    seen = _views(request, recipe, models, tables, naming)
     for (_, views), cast in zip(seen, recipe.casts, strict=True):
         with problems.collected():
-            inventory = account(views[cast.donor], [views[i] for i in cast.experts])
+            experts = [views[i] for i in cast.experts]
+            inventory = account(views[cast.donor], experts, naming)
             seen_by = cast, tuple(views), inventory
             found.append(Part(*seen_by, {}, {}, recipe.elementwise))
-            places.append(_places(found[-1]))
+            places.append(_places(found[-1], naming))
     problems.raise_any()
     _check_modules(request, found)
     pairs = zip(request.sections, places, strict=True)
@@ -91,9 +94,9 @@ def parts(
     return found
 
 
-def _places(part: Part) -> dict[str, Place]:
+def _places(part: Part, naming: Naming) -> dict[str, Place]:
     """Where every merged tensor stands."""
-    depths = _depths(part.donor)
+    depths = _depths(part.donor, naming)
     return {
         name: Place(
             name,
@@ -117,7 +120,7 @@ def unused(parts: list[Part], models: Models) -> dict[str, dict[str, str]]:
 
 
 def _views(
-    request: Request, recipe: Recipe, models: Models, tables: Tables
+    request: Request, recipe: Recipe, models: Models, tables: Tables, naming: Naming
 ) -> list[tuple[Section, list[View]]]:
     """What every section sees of its ingredients."""
     found = []
@@ -135,9 +138,9 @@ def _views(
             untied = [name for name in own if name not in model and name in donor]
             names = _of_module(request, section, [*model, *untied])
             if request.is_sliced:
-                layers = _layers(request, ingredient, names)
+                layers = _layers(request, ingredient, names, naming)
                 length = len(layers)
-                stored = _sliced(names, layers, start, *ends)
+                stored = _sliced(names, layers, start, *ends, naming)
             else:
                 stored = {name: name for name in names}
             seen = {name: own[at] for name, at in stored.items() if at in own}
@@ -178,16 +181,19 @@ def _check_modules(request: Request, parts: list[Part]) -> None:
         )
 
 
-def _layers(request: Request, ingredient: Ingredient, names: list[str]) -> range:
+def _layers(
+    request: Request, ingredient: Ingredient, names: list[str], naming: Naming
+) -> range:
     """The layers that a slice takes; all of them if it does not say."""
-    found = stacks(names)
+    found = naming.stacks(names)
     if len(found) != 1:
+        listed = ", ".join(repr(stack) for stack in found) or "none"
         problem = (
             f"{ingredient.name}: slices need one stack of layers, found"
-            f" {len(found)} ({', '.join(found) or 'none'})."
+            f" {len(found)} ({listed}); 'layers' in a file of --names tells which."
         )
         raise request.document.error(ingredient.own.steps, problem)
-    (count,) = found.values()
+    ((_, count, _),) = found.values()
     layers = range(count) if ingredient.layers is None else ingredient.layers
     if layers.stop > count:
         raise _beyond(request, ingredient, count)
@@ -203,28 +209,37 @@ def _beyond(request: Request, ingredient: Ingredient, count: int) -> ConfigError
 
 
 def _sliced(
-    names: list[str], layers: range, start: int, is_first: bool, is_last: bool
+    names: list[str],
+    layers: range,
+    start: int,
+    is_first: bool,
+    is_last: bool,
+    naming: Naming,
 ) -> dict[str, str]:
     """Output name -> name in the model, of one slice that begins at layer `start`."""
-    (stack,) = stacks(names)
+    ((prefix, stack),) = naming.stacks(names).items()
     stored = {}
     for name in names:
-        found = layer(name)
-        if found is None or found.stack != stack:
-            if is_first if comes_first(name) else is_last:
+        found = naming.layer(name)
+        if found is None or found.stack != prefix:
+            if is_first if naming.comes_first(name) else is_last:
                 stored[name] = name
-        elif found.number in layers:
-            index = start + layers.index(found.number)
-            stored[renumbered(name, index)] = name
+        elif (place := found.number - stack.first) in layers:
+            digits = stack.digits(start + layers.index(place))
+            new = found.renumbered(digits)
+            if naming.layer(new) != found._replace(digits=digits):
+                problem = f"{name!r} becomes {new!r}, which the rule does not match."
+                raise naming.document.error(("layers",), problem)
+            stored[new] = name
     return stored
 
 
-def _depths(donor: View) -> dict[str, float]:
+def _depths(donor: View, naming: Naming) -> dict[str, float]:
     """Where the layer of each tensor stands in its slice, from 0 to 1."""
     places: dict[str, dict[str, int]] = {}
-    known = stacks(donor.model)
+    known = naming.stacks(donor.model)
     for name in donor:
-        found = layer(name)
+        found = naming.layer(donor.stored(name))
         if found is not None and found.stack in known:
             places.setdefault(found.stack, {})[name] = found.number
     depths = {}

@@ -1,16 +1,16 @@
 """What a merge would do, told from the configuration and the headers of the files."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mda_jax import trees
 from mda_jax.pipeline.adapters import Adapted
 from mda_jax.pipeline.arithmetic import Arithmetic, in_float32
 from mda_jax.pipeline.job import Job, peak_memory, settle
-from mda_jax.pipeline.layers import layer, renumbered
+from mda_jax.pipeline.naming import Naming, Rules
 from mda_jax.pipeline.parameters import Numbers, Signature
 
 
@@ -65,6 +65,7 @@ class Plan(NamedTuple):
       peak_memory: bytes that the merge is to hold at most, as the compiler predicts;
         None for a method that sees the whole model.
       differences: where the result differs from mergekit's, and why.
+      names: how many tensors follow each rule for names, one line each.
       warnings: what deserves a second look, one line each.
     """
 
@@ -76,6 +77,7 @@ class Plan(NamedTuple):
     bytes_written: int
     peak_memory: int | None
     differences: list[str]
+    names: list[str]
     warnings: list[str]
 
     def summary(self) -> list[str]:
@@ -92,6 +94,7 @@ class Plan(NamedTuple):
         for model, names in self.tied.items():
             pairs = ", ".join(f"{name} from {other}" for name, other in names.items())
             lines.append(f"{model}: tied, read from their partner: {pairs}")
+        lines += [f"by your rules for names: {line}" for line in self.names]
         return lines + [f"unlike mergekit: {line}" for line in self.differences]
 
 
@@ -101,6 +104,7 @@ def plan(
     layout: trees.Rules | None = None,
     truncate_embeddings: bool = False,
     arithmetic: Arithmetic = in_float32,
+    names: Rules = MappingProxyType({}),
 ) -> Plan:
     """Say what `run` would do; only headers are read.
 
@@ -109,6 +113,7 @@ def plan(
       layout: rules for the roles of tensors; see `mda_jax.trees.layouts`.
       truncate_embeddings: cut all token tables to the shortest.
       arithmetic: as for `run`.
+      names: rules for what names of tensors mean, as of `run`.
 
     Returns:
       The plan.
@@ -119,8 +124,8 @@ def plan(
       FormatError: a weight file is damaged.
       MergeError: the models do not fit each other; `others` as above.
     """
-    truncate = truncate_embeddings
-    job = settle(config, layout, arithmetic, truncate_embeddings=truncate)
+    how = layout, arithmetic, names
+    job = settle(config, *how, truncate_embeddings=truncate_embeddings)
     views = [v for part, _ in job.parts for v in (part.donor, *part.experts)]
     read = sum(
         view.on_disk(name).nbytes
@@ -136,6 +141,7 @@ def plan(
         sum(spec.nbytes for spec in job.specs.values()),
         peak_memory(job),
         _differences(job),
+        job.naming.lines(job.models.values()),
         job.tokens.warnings,
     )
 
@@ -151,24 +157,29 @@ def _rows(job: Job) -> list[Row]:
             )
             what = f"{rules[name]}{given}"
             types = str(read.dtype), str(written.dtype)
-            alike[Row(_template(name), read.shape, *types, what)] += 1
+            alike[
+                Row(
+                    _template(part.donor.stored(name), job.naming),
+                    read.shape,
+                    *types,
+                    what,
+                )
+            ] += 1
     return [
         row._replace(tensors=f"{row.tensors} ({n})" if n > 1 else row.tensors)
         for row, n in alike.items()
     ]
 
 
-def _template(name: str) -> str:
+def _template(name: str, naming: Naming) -> str:
     """The name with `*` for the number of its layer.
 
-    >>> _template("model.layers.3.mlp.up_proj.weight")
+    >>> from mda_jax.pipeline.naming import INFERRED
+    >>> _template("model.layers.3.mlp.up_proj.weight", INFERRED)
     'model.layers.*.mlp.up_proj.weight'
     """
-    found = layer(name)
-    if found is None:
-        return name
-    start = len(found.stack) + bool(found.stack)
-    return name[:start] + re.sub(r"^\d+", "*", renumbered(name, 0)[start:])
+    found = naming.layer(name)
+    return name if found is None else found.renumbered("*")
 
 
 def _words(numbers: Numbers, signature: Signature) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -20,16 +21,23 @@ from mda_jax.pipeline.chat import write_template
 from mda_jax.pipeline.coverage import coverage
 from mda_jax.pipeline.dialect import Step
 from mda_jax.pipeline.document import Document
-from mda_jax.pipeline.folder import check_absent, check_replaceable, new_folder
+from mda_jax.pipeline.folder import (
+    check_absent,
+    check_apart,
+    check_replaceable,
+    new_folder,
+)
 from mda_jax.pipeline.job import Job, check_memory, doubts, settle, surveyed
-from mda_jax.pipeline.journal import Journal, Records
+from mda_jax.pipeline.journal import Journal, Records, holds
 from mda_jax.pipeline.manifest import (
+    MANIFEST,
     inputs,
     versions,
     write_card,
     write_config,
     write_manifest,
 )
+from mda_jax.pipeline.naming import Rules
 from mda_jax.pipeline.output import Output
 from mda_jax.pipeline.report import Report
 from mda_jax.pipeline.sidecars import copy_sidecars
@@ -53,6 +61,7 @@ def run(
     card: bool = True,
     tokenizer: bool = True,
     truncate_embeddings: bool = False,
+    names: Rules = MappingProxyType({}),
     max_memory: int | None = None,
     digest_inputs: bool = False,
     arithmetic: Arithmetic = in_float32,
@@ -71,12 +80,16 @@ def run(
       layout: rules for the roles of tensors; see `mda_jax.trees.layouts`.
       shard_size: bytes per weight file.
       force: replace a folder of that name, once the new one is complete.
-      resume: use the finished weight files of an interrupted merge.
+      resume: use the finished weight files of an interrupted merge; nothing is done if
+        the same merge is complete already. A model counts as unchanged if its files
+        have the same names, sizes and times of their last change.
       card: write a model card, `README.md`.
       tokenizer: copy the tokenizer's files; one that the configuration asks for is
         written in any case.
       truncate_embeddings: cut the token tables of all models to the shortest, whatever
         the tokens beyond it are; for models that differ in their vocabularies.
+      names: rules for what names of tensors mean, where that is inferred wrongly: a
+        YAML file, or its content as a dictionary; see `naming.load_naming`.
       max_memory: bytes that the process may hold; a merge that needs more, by the
         compiler's prediction, is refused. None compiles once instead of twice.
       digest_inputs: read all weight files of the models once more, beside the merge,
@@ -94,9 +107,17 @@ def run(
       MergeError: the models do not fit each other, or the result is not finite.
     """
     start, target = time.perf_counter(), Path(os.path.abspath(out))
-    (check_replaceable if force else check_absent)(target)
-    truncate = truncate_embeddings
-    job = settle(config, layout, arithmetic, truncate_embeddings=truncate)
+    check_target = check_replaceable if force else check_absent
+    if not resume:
+        check_target(target)
+    how = layout, arithmetic, names
+    job = settle(config, *how, truncate_embeddings=truncate_embeddings)
+    identity = _identity(job, seed, shard_size)
+    if resume and _is_complete(target, identity):
+        warnings = ["this merge is complete already; nothing was written."]
+        return _report(job, target, [], warnings, start)
+    check_target(target)
+    check_apart(target, job.inputs)
     if max_memory is not None:
         check_memory(job, max_memory)
     warnings = doubts(job)
@@ -105,18 +126,24 @@ def run(
         ThreadPoolExecutor(1) as beside,
     ):
         digests = beside.submit(inputs, job.models, whole=digest_inputs)
-        journal = Journal(folder, _identity(job, seed, shard_size))
+        journal = Journal(folder, identity)
         files = _sidecars(job, folder, tokenizer=tokenizer)
         _write_weights(job, folder, journal, jax.random.key(seed), shard_size, watch)
         records = {name: journal.records[name] for name in job.specs}
         if not job.is_sliced and not any(r["changed"] for r in records.values()):
             warnings.append(f"the merged weights equal those of {job.donor}, all.")
-        seconds = time.perf_counter() - start
-        about = job.rules, job.dropped, job.tied, files, warnings, seconds
-        report = Report(target, job.recipe.method, *about)
-        _describe(job, folder, report, records, digests.result(), seed, card=card)
+        report = _report(job, target, files, warnings, start)
+        facts = {"seed": seed, "identity": identity, "inputs": digests.result()}
+        _describe(job, folder, report, records, facts, card=card)
         journal.remove()
     return report
+
+
+def _report(
+    job: Job, target: Path, files: list[Path], warnings: list[str], start: float
+) -> Report:
+    about = job.rules, job.dropped, job.tied, files, warnings
+    return Report(target, job.recipe.method, *about, time.perf_counter() - start)
 
 
 def _write_weights(
@@ -163,14 +190,35 @@ def _chunks(
 def _identity(job: Job, seed: int, shard_size: int) -> str:
     """A digest of all that decides the result."""
     stamps = [
-        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+        (str(file), now.st_size, now.st_mtime_ns, now.st_ctime_ns)
         for model in job.models.values()
         for file in model.files
+        for now in [file.stat()]
     ]
-    decisive = (job.config, seed, shard_size, repr(job.plan), repr(job.specs), stamps)
-    further = job.tokens.digest, job.rules, versions()
-    text = json.dumps([*decisive, *further], default=str)
+    decisive = (
+        job.config,
+        job.naming.document.data,
+        job.arithmetic,
+        seed,
+        shard_size,
+        repr(job.plan),
+        repr(job.specs),
+        stamps,
+        job.tokens.digest,
+        versions(),
+    )
+    text = json.dumps(decisive, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_complete(target: Path, identity: str) -> bool:
+    """Whether a folder has the result, intact."""
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        same, records = manifest["identity"] == identity, manifest["tensors"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return same and holds(target, records)
 
 
 def _describe(
@@ -178,8 +226,7 @@ def _describe(
     folder: Path,
     report: Report,
     records: Records,
-    digests: Mapping[str, Any],
-    seed: int,
+    facts: Mapping[str, Any],
     *,
     card: bool,
 ) -> None:
@@ -187,10 +234,10 @@ def _describe(
     rules = report.rules
     content = {
         "config": job.config,
-        "seed": seed,
+        "names": job.naming.document.data,
         "arithmetic": job.arithmetic,
         "versions": versions(),
-        "inputs": digests,
+        **facts,
         "coverage": coverage(job, set(records)),
         "tensors": {n: {"rule": rules[n], **r} for n, r in records.items()},
         "dropped": report.dropped,

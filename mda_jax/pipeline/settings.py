@@ -5,15 +5,23 @@ whose first match counts.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
-    """A mapping with known keys only."""
+    """A mapping with known keys only; one without a value is as good as absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        empty = {k for k in cls.model_fields if k in data and data[k] is None}
+        return {k: v for k, v in data.items() if k not in empty}
 
 
 Scalar: TypeAlias = bool | Annotated[float, Field(allow_inf_nan=False)]
@@ -37,10 +45,10 @@ Conditionals: TypeAlias = Annotated[
     BeforeValidator(lambda value: [value] if isinstance(value, dict) else value),
 ]
 Setting: TypeAlias = Scalar | Gradient | Conditionals
-Settings: TypeAlias = dict[str, Setting]
+Settings: TypeAlias = dict[str, Setting | None]  # None: as good as absent
 
 
-def at(setting: Setting, tensor: str, depth: float) -> float | bool | None:
+def at(setting: Setting | None, tensor: str, depth: float) -> float | bool | None:
     """The value of a setting for one tensor.
 
     Args:
@@ -49,7 +57,7 @@ def at(setting: Setting, tensor: str, depth: float) -> float | bool | None:
       depth: where its layer stands in the slice, in [0, 1].
 
     Returns:
-      The value; None if no filter covers the tensor.
+      The value; None if there is none, or no filter covers the tensor.
 
     >>> at([0.0, 0.5, 0.2], "x", 0.75)
     0.35
@@ -67,16 +75,16 @@ def at(setting: Setting, tensor: str, depth: float) -> float | bool | None:
     return (1 - share) * low + share * high
 
 
-def scalars(setting: Setting) -> Iterator[float | bool]:
+def scalars(setting: Setting | None) -> Iterator[float | bool]:
     """Every value that a setting can take, or interpolates between."""
     for each in setting if isinstance(setting, list) else [setting]:
         if isinstance(each, Conditional):
             yield from scalars(each.value)
-        else:
+        elif each is not None:
             yield each
 
 
-def filters(setting: Setting) -> Iterator[str]:
+def filters(setting: Setting | None) -> Iterator[str]:
     """The filters of a setting that are to match something."""
     for each in setting if isinstance(setting, list) else []:
         if isinstance(each, Conditional) and each.filter not in (None, "*"):

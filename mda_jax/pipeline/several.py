@@ -2,13 +2,18 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from mda_jax.pipeline.document import Document, read_documents
 from mda_jax.pipeline.errors import ConfigError
+from mda_jax.pipeline.folder import (
+    check_absent,
+    check_replaceable,
+    is_interruption,
+)
 from mda_jax.pipeline.report import Report
 from mda_jax.pipeline.run import run
 
@@ -27,7 +32,7 @@ def run_all(
         call their result a model.
       out: the folder to create, of the document without a name.
       intermediate: a folder for the other results; default: `OUT.intermediate`, which
-        is removed in the end.
+        is removed in the end, but not after an interruption.
       **options: as of `run`, for every merge.
 
     Returns:
@@ -43,21 +48,46 @@ def run_all(
     if len(documents) == 1:
         return [run(documents[0], out, **options)]
     named = _by_name(documents)
-    kept = intermediate is not None
     folder = Path(intermediate or f"{os.fspath(out)}.intermediate")
-    if not kept and folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(exist_ok=True)
     places = {name: folder / name for name in named if name is not None}
-    reports = []
-    for name in _in_order(named):
-        document = named[name]
-        content = document._replace(data=_placed(document.data, places))
-        target = Path(out) if name is None else places[name]
-        reports.append(run(content, target, **options))
+    kept, resume = intermediate is not None, options.get("resume", False)
+    if not resume:
+        (check_replaceable if options.get("force") else check_absent)(Path(out))
+    if not kept:
+        _check_left_by_merge(folder, places)
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    try:
+        reports = [
+            run(
+                _placed_document(named[name], places),
+                out if name is None else places[name],
+                **options,
+            )
+            for name in _in_order(named)
+        ]
+    except BaseException as error:
+        if is_interruption(error) and any(folder.iterdir()):
+            error.add_note(f"{folder} holds named merges; --resume goes on from there.")
+        elif not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     if not kept:
         shutil.rmtree(folder)
     return reports
+
+
+def _check_left_by_merge(folder: Path, places: Mapping[str, Path]) -> None:
+    """Raise if a folder that is to be removed in the end has anything else in it."""
+    ours = {f"{name}{end}" for name in places for end in ("", ".partial")}
+    if folder.is_dir() and (others := {path.name for path in folder.iterdir()} - ours):
+        problem = f"has {min(others)!r}, which no merge left there; move it away"
+        raise ConfigError(f"{folder}: {problem}.")
+
+
+def _placed_document(document: Document, places: Mapping[str, Path]) -> Document:
+    return document._replace(data=_placed(document.data, places))
 
 
 def _by_name(documents: list[Document]) -> dict[str | None, Document]:
@@ -106,7 +136,7 @@ def _models(node: Any) -> Iterator[str]:
         yield node
 
 
-def _placed(node: Any, places: dict[str, Path]) -> Any:
+def _placed(node: Any, places: Mapping[str, Path]) -> Any:
     """The content with the folders of other merges for their names."""
     if isinstance(node, dict):
         return {k: v if k == "name" else _placed(v, places) for k, v in node.items()}

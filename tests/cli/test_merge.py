@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from mda_jax.cli import app
 from mda_jax.cli.merge import size
+from mda_jax.pipeline import several
 
 
 def write_yaml(path, config):
@@ -246,6 +247,59 @@ def test_signals_leave_nothing_behind(work, number, code):
     _, error = child.communicate(timeout=30)
     assert child.returncode == code and "Traceback" not in error
     assert not list(work.glob("out*"))
+
+
+def test_an_interruption_says_how_to_go_on(work, monkeypatch):
+    def interrupted(*a, watch, **k):
+        def stop(done, total):
+            if done > total / 2:
+                raise KeyboardInterrupt
+
+        return real(*a, watch=stop, **k)
+
+    real = several.run
+    monkeypatch.setattr(several, "run", interrupted)
+    command = ("merge", work / "c.yml", work / "out", "--out-shard-size", "0.7K")
+    result = run(*command)
+    assert result.exit_code == 130 and result.stderr.count("\n") == 1
+    left = f"{work}/out.partial holds what is finished; --resume goes on from there."
+    assert result.stderr == f"mda-jax: error: interrupted; {left}\n"
+    monkeypatch.undo()
+    assert run(*command, "--resume").exit_code == 0
+    again = run(*command, "--resume")
+    assert again.exit_code == 0 and "this merge is complete already" in again.stderr
+
+
+def test_a_disk_that_is_full_after_a_while(work, monkeypatch):
+    def pwrite(descriptor, data, offset):
+        if offset and (work / "out.partial" / "merge_progress.json").exists():
+            raise OSError(28, os.strerror(28))
+        return real(descriptor, data, offset)
+
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    command = ("merge", work / "c.yml", work / "out", "--out-shard-size", "0.7K")
+    result = run(*command)
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    assert "No space left on device. " in result.stderr
+    assert "--resume goes on from there" in result.stderr
+    monkeypatch.undo()
+    assert run(*command, "--resume").exit_code == 0
+
+
+def test_rules_for_names(work):
+    (work / "n.yml").write_text("ties: {}\ntokens: [lm_hed.weight]\n")
+    for command in (("merge", work / "c.yml", work / "out"), ("plan", work / "c.yml")):
+        result = run(*command, "--names", work / "n.yml")
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1
+        assert "n.yml:2: no tensor has a name that 'lm_hed.weight'" in result.stderr
+        assert "the nearest is 'lm_head.weight'" in result.stderr
+    (work / "n.yml").write_text("ties: {}\ntokens: [lm_head.weight]\n")
+    shown = run("plan", work / "c.yml", "--names", work / "n.yml").stdout
+    assert "by your rules for names: ties: none" in shown
+    assert "tokens: 1 tensors match 'lm_head.weight'" in shown
+    result = run("merge", work / "c.yml", work / "out", "--names", work / "n.yml")
+    assert result.exit_code == 0
 
 
 def test_help_does_not_wait_for_jax_to_compile():

@@ -226,7 +226,10 @@ def test_mappings_with_revisions(here, hub):
     [
         ({"path": "m", "model": "m"}, "a model is a name, {path, revision} or {model,"),
         ({"lora": "m"}, r"not a mapping of \['lora'\]"),
-        ({"path": "m", "reversion": "1"}, r"not a mapping of \['path', 'reversion'\]"),
+        (
+            {"path": "m", "reversion": "1"},
+            "unknown key 'reversion' of a model; did you",
+        ),
         ({"path": "m", "revision": 1.5}, r"'revision': got 1\.5; expected text"),
         ({"path": 3}, r"'path': got 3; expected text"),
         ({"path": "m", "lora": ["x"]}, r"'lora': got \['x'\]; expected text"),

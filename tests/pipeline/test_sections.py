@@ -191,5 +191,5 @@ def test_two_stacks_of_layers_cannot_be_sliced(tmp_path):
     folder = save(tmp_path / "two", two)
     slices = [{"sources": [source(folder, 0, 1)]}]
     config = {"merge_method": "passthrough", "slices": slices}
-    with pytest.raises(ConfigError, match=r"one stack of layers, found 2 \(a, b\)"):
+    with pytest.raises(ConfigError, match=r"one stack of layers, found 2 \('a.', 'b"):
         merged(config, tmp_path)
