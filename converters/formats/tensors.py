@@ -40,7 +40,7 @@ class Tensors(Mapping[str, np.ndarray]):
         file, entry = self._where[name]
         (shape, dtype), start, strides = entry
         flat = file.mapped(start, entry.span, dtype)
-        if strides is None or not flat.size:
+        if strides is None:
             return flat.reshape(shape)
         steps = [stride * dtype.itemsize for stride in strides]
         return np.ndarray(shape, dtype, flat.view(np.uint8), strides=steps)
@@ -62,7 +62,8 @@ class Tensors(Mapping[str, np.ndarray]):
     def ties(self) -> dict[str, str]:
         """Tensors that are the same data under another name -> the first such name."""
         first: dict[tuple[_File, Entry], str] = {}
-        named = {name: first.setdefault(at, name) for name, at in self._where.items()}
+        held = {name: at for name, at in self._where.items() if at[1].spec.size}
+        named = {name: first.setdefault(at, name) for name, at in held.items()}
         return {name: other for name, other in named.items() if other != name}
 
     def entries(self, name: str, part: slice) -> np.ndarray:
