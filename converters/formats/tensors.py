@@ -79,7 +79,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def open_tensors(path: str | os.PathLike[str]) -> Tensors:
-    """Open a checkpoint, as safetensors or PyTorch's own; reads the headers only.
+    """Open a checkpoint: safetensors, PyTorch's own, `.npz`; reads the headers only.
 
     Of PyTorch's files no code is run: only tensors and plain values are read, and of a
     training checkpoint the one dictionary that holds tensors by name.
@@ -88,7 +88,7 @@ def open_tensors(path: str | os.PathLike[str]) -> Tensors:
       path: a file (`.bin`, `.pt`, `.pth` and `.ckpt` are PyTorch's), an index, or a
         folder with `model.safetensors`, or shards with their
         `*.safetensors.index.json`, or a single other `*.safetensors`; else with
-        `pytorch_model.bin`, and so on.
+        `pytorch_model.bin` and so on, or with one `.npz`.
 
     Returns:
       A mapping name -> read-only array, with `.spec(name)`.
