@@ -122,7 +122,8 @@ def _entries(path: Path, directory: bytes) -> Iterator[_Listed]:
         fields = _LISTED.unpack_from(directory, at)
         _, flags, method, crc, packed, size, named, extra, noted, disk, offset = fields
         at += _LISTED.size
-        name, more = directory[at : at + named], directory[at + named :][:extra]
+        name = directory[at : at + named]
+        more = directory[at + named : at + named + extra]
         at += named + extra + noted
         if at > len(directory):
             _fail(path, f"{name!r} beyond the end of the list", "it inside")

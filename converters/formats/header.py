@@ -32,12 +32,12 @@ class Entry(NamedTuple):
 
     spec: Spec
     start: int  # offset from the beginning of the file, in bytes
-    strides: tuple[int, ...] | None = None  # in entries; None if in row-major order
+    strides: tuple[int, ...] | None = None  # in entries; None for row-major
 
     @property
     def span(self) -> int:
         """Entries from the first in the file to the last."""
-        if self.strides is None or not self.spec.size:
+        if self.strides is None:
             return self.spec.size
         pairs = zip(self.spec.shape, self.strides, strict=True)
         return 1 + sum((n - 1) * stride for n, stride in pairs)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from mda_jax.converters.formats import header, pytorch
+from mda_jax.converters.formats import header, npz, pytorch
 from mda_jax.converters.formats.errors import FormatError
 from mda_jax.converters.formats.header import Header
 
@@ -36,7 +36,8 @@ PYTORCH = Format(
     pytorch.read_header,
     pytorch.header_text,
 )
-FORMATS = (SAFETENSORS, PYTORCH)  # the first that a folder has is read
+NPZ = Format("model.npz", (".npz",), npz.read_header, npz.header_text)
+FORMATS = (SAFETENSORS, PYTORCH, NPZ)  # the first that a folder has is read
 SINGLE, INDEX = SAFETENSORS.single, SAFETENSORS.listing
 
 _OF_TRAINING = ("training_args.*", "optimizer.*", "scheduler.*", "scaler.*", "rng_*")

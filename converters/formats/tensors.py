@@ -38,7 +38,7 @@ class Tensors(Mapping[str, np.ndarray]):
         file, entry = self._where[name]
         (shape, dtype), start, strides = entry
         flat = file.mapped(start, entry.span, dtype)
-        if strides is None or not flat.size:
+        if strides is None:
             return flat.reshape(shape)
         steps = [stride * dtype.itemsize for stride in strides]
         return np.ndarray(shape, dtype, flat.view(np.uint8), strides=steps)
@@ -60,7 +60,8 @@ class Tensors(Mapping[str, np.ndarray]):
     def ties(self) -> dict[str, str]:
         """Tensors that are the same data under another name -> the first such name."""
         first: dict[tuple[_File, Entry], str] = {}
-        named = {name: first.setdefault(at, name) for name, at in self._where.items()}
+        held = {name: at for name, at in self._where.items() if at[1].spec.size}
+        named = {name: first.setdefault(at, name) for name, at in held.items()}
         return {name: other for name, other in named.items() if other != name}
 
     def entries(self, name: str, part: slice) -> np.ndarray:
@@ -91,7 +92,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def open_tensors(path: str | os.PathLike[str]) -> Tensors:
-    """Open a checkpoint, as safetensors or PyTorch's own; reads the headers only.
+    """Open a checkpoint: safetensors, PyTorch's own, `.npz`; reads the headers only.
 
     Of PyTorch's files no code is run: only tensors and plain values are read, and of a
     training checkpoint the one dictionary that holds tensors by name.
@@ -100,7 +101,7 @@ def open_tensors(path: str | os.PathLike[str]) -> Tensors:
       path: a file (`.bin`, `.pt`, `.pth` and `.ckpt` are PyTorch's), an index, or a
         folder with `model.safetensors`, or shards with their
         `*.safetensors.index.json`, or a single other `*.safetensors`; else with
-        `pytorch_model.bin`, and so on.
+        `pytorch_model.bin` and so on, or with one `.npz`.
 
     Returns:
       A mapping name -> read-only array, with `.spec(name)`.
