@@ -61,7 +61,7 @@ def test_the_arithmetic_is_told(config, tmp_path):
 def test_there_is_no_arithmetic_but_mergekits(config, tmp_path):
     for tool, method, told in (
         ("fusion_bench", "ties", "'mergekit'"),
-        ("mergekit", "iso_c", "line 1: mergekit has no 'iso_c'"),
+        ("mergekit", "iso_c", ":1: mergekit has no 'iso_c'"),
     ):
         content = json.loads(config.read_text()) | {"merge_method": method}
         config.write_text(json.dumps(content))
