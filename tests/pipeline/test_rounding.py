@@ -289,11 +289,13 @@ FLOAT32 = ("arcee_fusion", "ramplus_tl")  # come out in it
 
 
 def weights(experts, base):
-    """As they are stored, apart from each other where there is no base."""
+    """As they are stored: near their base, or at different angles to each other."""
     draw = np.random.default_rng(3)
     first = draw.normal(size=(1, 24, 40))
     others = draw.normal(size=(experts, 24, 40))
-    rows = np.concatenate([first, first + 0.2 * others]) if base else others
+    near = np.concatenate([first, first + 0.2 * others])
+    apart = others.cumsum(0) * np.array([1, 1, -1])[:experts, None, None]
+    rows = near if base else apart
     return (0.1 * rows).astype(np.float32)
 
 
@@ -331,8 +333,8 @@ def test_every_operation_is_rounded(method, given, experts, base, expected, kind
     (got,) = np.asarray(merge(x, side))
     if method not in FLOAT32:
         np.testing.assert_array_equal(got, got.astype(dtype).astype(np.float32))
-    # Float32 functions of two libraries may round to neighbours, seldom.
-    assert (got != want).mean() <= 0.005
+    # Sums in another order differ in float32, and seldom round to the neighbour.
+    assert (got != want).mean() <= 0.02
     np.testing.assert_allclose(
         got, want, rtol=4 * float(ml_dtypes.finfo(dtype).eps), atol=1e-6
     )
