@@ -92,7 +92,7 @@ def by_rows(method: Any) -> WholeModel | None:
       method is not known to allow it: it is if it is made of `surveyed` and
       `entrywise`, the latter alone after the first of a chain.
     """
-    kind, parts = getattr(method, "func", None), getattr(method, "args", ())
+    kind, parts = _made_of(method)
     if kind is _surveyed:
         return parts[0]
     if is_entrywise(method):
@@ -107,7 +107,7 @@ def by_rows(method: Any) -> WholeModel | None:
 
 def is_entrywise(method: Any) -> bool:
     """Whether a method is made of `entrywise` alone."""
-    kind, parts = getattr(method, "func", None), getattr(method, "args", ())
+    kind, parts = _made_of(method)
     return kind is _each_entry or (kind is _fold and all(map(is_entrywise, parts[0])))
 
 
@@ -136,9 +136,13 @@ def spectral(matrices: Stage, scale: Number) -> Stage:
 
 def is_spectral(method: Any) -> bool:
     """Whether a method came from `spectral`: all but linear maps take the mean."""
-    parts: Any = getattr(method, "args", ())
-    stages = parts[0] if getattr(method, "func", None) is _fold else ()
-    return any(getattr(each, "func", None) is _choose for each in stages[:1])
+    kind, parts = _made_of(method)
+    return kind is _fold and any(_made_of(s)[0] is _choose for s in parts[0][:1])
+
+
+def _made_of(method: Any) -> tuple[Any, Any]:
+    """The function of a stage, and the stages or other parts that it was given."""
+    return getattr(method, "func", None), getattr(method, "args", ())
 
 
 def is_matrix(side: Side) -> bool:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial, reduce
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -139,12 +139,12 @@ def workspaces(
         view = partial(seen, layout=plan[names[0]], shape=shape)
         pair = jax.eval_shape(view, (leaves[names[0]], tuple(rows)))
         place = np.uint32(0), np.int32(0)
-        stage, found = method, ()
+        stage: Any = method
         if isinstance(method, WholeModel):
+            found: tuple = ()
             for survey in method.surveys:
-                lowered = surveyed.lower(
-                    survey, found, *pair, key, *place, **_static(bucket)
-                )
+                arrays = *pair, key, *place
+                lowered = surveyed.lower(survey, found, *arrays, **_static(bucket))
                 workspaces.append(_workspace(lowered))
                 found = (*found, lowered.out_info)
             stage = jax.eval_shape(settled, method, found)
@@ -184,9 +184,18 @@ def _settled(job: Job, method: Method, key: Any, buckets: Sequence[Bucket]) -> S
     found: tuple = ()
     for survey in method.surveys:
         each = (_surveyed(job, survey, found, key, *leaf) for leaf in leaves)
-        first = next(each)
-        found = (*found, reduce(plus, each, first) if jax.tree.leaves(first) else first)
+        found = (*found, _summed(each))
     return settled(method, found)
+
+
+def _summed(each: Iterator[Any]) -> Any:
+    """The sum of what is found, with two leaves in flight; no more reads for nothing."""
+    total = next(each)
+    if jax.tree.leaves(total):
+        for found in each:
+            jax.block_until_ready(total)
+            total = plus(total, found)
+    return total
 
 
 def _surveyed(
@@ -235,9 +244,7 @@ def _merge_names(
     pairs = [_seen(job, name) for name in names]
     extras = [job.extras.get(name) for name in names]
     places = [job.place(name) for name in names]
-    call = _call(
-        stage, key, bucket, _padded(places, size), _padded(pairs, size), batch
-    )
+    call = _call(stage, key, bucket, _padded(places, size), _padded(pairs, size), batch)
     return call(merge_chunk, tuple(_padded(extras, size)))
 
 

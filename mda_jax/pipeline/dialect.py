@@ -7,14 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from mda_jax import _check, methods, primitives as p, trees
 from mda_jax._types import Deltas, Role, Stage, WholeModel
-from mda_jax.combine import chain, sided, stage
-from mda_jax.methods._dare_linear import dropped
-from mda_jax.methods._della_linear import dropped_by_rank
-from mda_jax.methods._sce import guarded_energy_shares
+from mda_jax.combine import Fixed, chain, entrywise, stage
+from mda_jax.methods._dare_linear import at_random, dropped
+from mda_jax.methods._della_linear import by_rank
+from mda_jax.methods._sce import fused, guarded_energy_shares
 from mda_jax.methods._task_arithmetic import task_arithmetic
 from mda_jax.methods._ties import elected_sum, elected_weighted_mean
 from mda_jax.pipeline.config import Request, Section
@@ -158,7 +157,8 @@ def _sce(n: Numbers) -> Step:
         "coefficients": guarded_energy_shares,
         "elect": p.nonnegative_sign_of_sum,
     }
-    return Step(methods.sce(n.common["select_topk"], **rules))
+    share = n.common["select_topk"]
+    return Step(fused(**rules) if share == 1 else methods.sce(share, **rules))
 
 
 def _ties(n: Numbers) -> Step:
@@ -179,11 +179,11 @@ def _summed(n: Numbers) -> Stage:
 def _voted(n: Numbers) -> Stage:
     """mergekit's election: weights vote, and share the disjoint mean, as weights."""
     weights = array(n.each("weight"))
-    mean = stage(elected_weighted_mean, weights=weights)
+    mean = entrywise(elected_weighted_mean, weights=weights)
     return chain(
-        stage(p.weighted, weights=weights),
-        mean if n.common["normalize"] else stage(elected_sum),
-        stage(p.scaled, by=n.common["lambda"]),
+        entrywise(p.weighted, weights=weights),
+        mean if n.common["normalize"] else entrywise(elected_sum),
+        entrywise(p.scaled, by=n.common["lambda"]),
     )
 
 
@@ -195,29 +195,30 @@ def _after(
 
 def _at_random(n: Numbers) -> Stage:
     density = array(n.each("density"))
-    return sided(dropped, density=density, rescale=_rescale(n), ids=_ids(n))
+    return dropped(at_random, _rescale(n), density=density, ids=_ids(n))
 
 
 def _at_random_by_rank(n: Numbers) -> Stage:
     for density, epsilon in zip(n.each("density"), n.each("epsilon"), strict=True):
         _check.probabilities("della", density, epsilon)
     numbers = {name: array(n.each(name)) for name in ("density", "epsilon")}
-    return sided(dropped_by_rank, **numbers, rescale=_rescale(n), ids=_ids(n))
+    return dropped(by_rank, _rescale(n), **numbers, ids=_ids(n))
 
 
 def _in_a_band(n: Numbers) -> Stage:
     density, outliers = array(n.each("density")), array(n.each("gamma"))
-    return stage(_banded, density=density, outliers=outliers, rescale=_rescale(n))
+    rescale = Fixed(_rescale(n))
+    return stage(_banded, density=density, outliers=outliers, rescale=rescale)
 
 
 def _banded(
-    d: Deltas, *, density: jax.Array, outliers: jax.Array, rescale: Partial
+    d: Deltas, *, density: jax.Array, outliers: jax.Array, rescale: Fixed
 ) -> Deltas:
-    return rescale(p.keep_band(d, density=density, outliers=outliers), d, density)
+    return rescale.value(p.keep_band(d, density=density, outliers=outliers), d, density)
 
 
-def _rescale(n: Numbers) -> Partial:
-    return Partial(p.by_l1_norm if n.common["rescale"] else p.as_kept)
+def _rescale(n: Numbers) -> p.Rescale:
+    return p.by_l1_norm if n.common["rescale"] else p.as_kept
 
 
 def _ids(n: Numbers) -> jax.Array:

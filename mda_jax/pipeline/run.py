@@ -18,7 +18,7 @@ from mda_jax.pipeline.chat import write_template
 from mda_jax.pipeline.dialect import Step
 from mda_jax.pipeline.document import Document
 from mda_jax.pipeline.folder import check_absent, check_replaceable, new_folder
-from mda_jax.pipeline.job import Job, check_memory, doubts, settle, surveyed
+from mda_jax.pipeline.job import Job, doubts, settle, surveyed
 from mda_jax.pipeline.journal import Journal, Records
 from mda_jax.pipeline.manifest import (
     inputs,
@@ -27,6 +27,7 @@ from mda_jax.pipeline.manifest import (
     write_config,
     write_manifest,
 )
+from mda_jax.pipeline.memory import check_memory
 from mda_jax.pipeline.output import Output
 from mda_jax.pipeline.report import Report
 from mda_jax.pipeline.sidecars import copy_sidecars

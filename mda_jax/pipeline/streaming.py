@@ -2,21 +2,23 @@
 
 Where a method treats every entry by itself, tensors are cut and joined into flat runs
 of one length: one compilation serves them all, and the largest table needs no more
-memory than a run. Other tensors go to the engine whole, bucket by bucket.
+memory than a run. Where it treats every row by itself, once it has surveyed all rows of
+a tensor, large tensors are cut into pieces of rows, and read once more for each survey.
+Other tensors go to the engine whole, bucket by bucket. The lengths of runs and pieces
+depend on the number of experts alone, so the result does not depend on the machine.
 """
 
 import math
-from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mda_jax import engine, trees
-from mda_jax._types import Role
-from mda_jax.pipeline.bits import SLICE
+from mda_jax._types import Role, Stage, WholeModel
+from mda_jax.combine import by_rows
 from mda_jax.pipeline.recipe import Step
 from mda_jax.pipeline.sources import Piece, Sources
 from mda_jax.pipeline.trim import Cut
@@ -24,10 +26,10 @@ from mda_jax.pipeline.trim import Cut
 
 BUDGET = 8 << 20  # bytes of float32 copies that one call of the engine works on
 
-_SLICES = 4 * 8 * SLICE  # bytes of those that tensors are trimmed and measured by
 WAITING = 4  # chunks that may wait to be written
 
 Run = list[Piece]
+_Plan = dict[str, trees.Layout]
 Chunk = tuple[Piece, np.ndarray]  # some entries of a tensor, [n]
 _FLAT = trees.Layout(Role.VECTOR, out=(0,))
 
@@ -53,80 +55,44 @@ def merged(
       `sources.dtypes`.
     """
     entries = _entries(sources)
-    for step, runs, whole in _groups(sources, steps, elementwise, plan):
+    for step, runs, large, whole in _groups(sources, steps, elementwise, plan):
         for names in runs:
             yield from _in_runs(sources, step, names, entries)
+        for name, method in large.items():
+            yield from _by_rows(sources, method, name, plan[name], key, entries)
         yield from _in_buckets(sources, step, whole, key, entries)
 
 
-def held(
+class Call(NamedTuple):
+    """The largest thing that the engine is given of some tensors alike."""
+
+    tensor: str
+    method: Stage | WholeModel
+    shape: tuple[int, ...]
+    layout: trees.Layout
+    batch: int
+
+
+def calls(
     sources: Sources,
     steps: Mapping[str, Step],
     elementwise: Container[Role],
     plan: Mapping[str, trees.Layout],
-) -> int:
-    """Bytes that `merged` holds at most; compiles its kernels, and reads nothing.
-
-    Args:
-      sources: the models.
-      steps: as for `merged`, stages alone.
-      elementwise: as for `merged`.
-      plan: as for `merged`.
-
-    Returns:
-      Mapped files, their copies, what the compiler sets aside, and the results that
-      wait to be written.
-    """
-    entries, most = _entries(sources), lru_cache(_most)
-    found = [0]
-    for step, runs, whole in _groups(sources, steps, elementwise, plan):
-        leaves, structure = jax.tree.flatten(step.method)
-        kinds = structure, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
-        calls = []
+) -> Iterator[Call]:
+    """What `merged` works on at once, given the same."""
+    entries = _entries(sources)
+    for step, runs, large, whole in _groups(sources, steps, elementwise, plan):
         for names in runs:
             length = _length(sum(sources.leaf(n).size for n in names), entries)
-            calls.append((names[0], (length,), _FLAT, 1))
+            yield Call(names[0], step.method, (length,), _FLAT, 1)
+        for name, method in large.items():
+            shape = _rows(sources.leaf(name).shape, entries)
+            yield Call(name, method, shape, plan[name], 1)
         for bucket in trees.buckets({n: sources.leaf(n) for n in whole}, whole):
             name, batch = bucket.names[0], _batch(bucket, entries)
             batch = min(len(bucket.names), batch)
-            calls.append((name, sources.leaf(name).shape, whole[name], batch))
-        for name, shape, layout, batch in calls:
-            types = sources.dtypes[name], sources.types(name)
-            found.append(most(_Static(kinds, step.method), shape, types, layout, batch))
-    return max(found) + _SLICES
-
-
-class _Static:
-    """A stage that counts as equal to another with other numbers of the same kinds."""
-
-    def __init__(self, kinds: Hashable, stage: Any):
-        self.kinds, self.stage = kinds, stage
-
-    def __hash__(self) -> int:
-        return hash(self.kinds)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self.kinds == other.kinds
-
-
-def _most(
-    stage: _Static,
-    shape: tuple[int, ...],
-    types: tuple[np.dtype, tuple[np.dtype, ...]],
-    layout: trees.Layout,
-    batch: int,
-) -> int:
-    """Bytes that the calls for leaves of one kind hold."""
-    base, experts = types
-    leaves = {str(i): jax.ShapeDtypeStruct(shape, base) for i in range(batch)}
-    found = engine.workspaces(
-        leaves,
-        experts,
-        stage.stage,
-        layout=lambda leaves: dict.fromkeys(leaves, layout),
-        batch=batch,
-    )
-    return max(2 * w.arguments + w.temporary + WAITING * w.results for w in found)
+            shape = sources.leaf(name).shape
+            yield Call(name, step.method, shape, whole[name], batch)
 
 
 def _entries(sources: Sources) -> int:
@@ -144,13 +110,41 @@ def _groups(
     steps: Mapping[str, Step],
     elementwise: Container[Role],
     plan: Mapping[str, trees.Layout],
-) -> Iterator[tuple[Step, list[list[str]], dict[str, trees.Layout]]]:
-    """For each step the tensors that go in runs, by their type, and all others."""
+) -> Iterator[tuple[Step, list[list[str]], dict[str, WholeModel], _Plan]]:
+    """For each step the tensors that go in runs, by their type; by rows; and whole."""
+    entries = _entries(sources)
     for step, names in _alike(steps):
         flat = [name for name in names if plan[name].role in elementwise]
         types = dict.fromkeys(sources.dtypes[name] for name in flat)
         runs = [[n for n in flat if sources.dtypes[n] == dtype] for dtype in types]
-        yield step, runs, {n: plan[n] for n in names if plan[n].role not in elementwise}
+        others = {n: plan[n] for n in names if plan[n].role not in elementwise}
+        method = by_rows(step.method)
+        large = {
+            name: method
+            for name, layout in others.items()
+            if method and _has_rows(sources.leaf(name), layout, entries)
+        }
+        yield step, runs, large, {n: others[n] for n in others if n not in large}
+
+
+def _has_rows(leaf: jax.ShapeDtypeStruct, layout: trees.Layout, entries: int) -> bool:
+    """Whether a leaf is large, and its first axis that of the weight."""
+    is_large = leaf.size > entries and leaf.ndim > 1
+    return is_large and trees.is_canonical(leaf.shape, layout)
+
+
+def _rows(shape: tuple[int, ...], entries: int) -> tuple[int, ...]:
+    """The shape of the pieces of a leaf, of which the last may have fewer rows.
+
+    Of alike pieces if they need not be less than half as large for that.
+
+    >>> _rows((12, 4), 20), _rows((13, 4), 20), _rows((13, 40), 20)
+    ((4, 4), (5, 4), (1, 40))
+    """
+    total, *rest = shape
+    most = max(1, entries // math.prod(rest))
+    alike = (rows for rows in range(most, most // 2, -1) if total % rows == 0)
+    return (next(alike, most), *rest)
 
 
 def _alike(steps: Mapping[str, Step]) -> list[tuple[Step, list[str]]]:
@@ -182,6 +176,46 @@ def _in_buckets(
         for name, leaf in merging:
             merged_entries = np.asarray(leaf).reshape(-1)
             yield Piece(name, slice(0, merged_entries.size)), merged_entries
+
+
+def _by_rows(
+    sources: Sources,
+    method: WholeModel,
+    name: str,
+    layout: trees.Layout,
+    key: jax.Array,
+    entries: int,
+) -> Iterator[Chunk]:
+    """One tensor, some rows at a time."""
+    leaf = sources.leaf(name)
+    rows, *rest = _rows(leaf.shape, entries)
+    starts = {str(i): i for i in range(0, leaf.shape[0], rows)}
+    leaves = {
+        label: jax.ShapeDtypeStruct((min(rows, leaf.shape[0] - i), *rest), leaf.dtype)
+        for label, i in starts.items()
+    }
+    width = math.prod(rest)
+    parts = {
+        label: slice(i * width, i * width + leaves[label].size)
+        for label, i in starts.items()
+    }
+
+    def read(label: str) -> tuple[np.ndarray, list[np.ndarray]]:
+        piece, shape = Piece(name, parts[label]), leaves[label].shape
+        base, experts = sources.read_piece(piece, None, sources.cuts(name, None))
+        return base.reshape(shape), [expert.reshape(shape) for expert in experts]
+
+    merging = engine.stream(
+        leaves,
+        read,
+        method,
+        key=key,
+        layout=lambda leaves: dict.fromkeys(leaves, layout),
+        batch=1,
+        places={label: engine.Place(name, i) for label, i in starts.items()},
+    )
+    for label, merged_rows in merging:
+        yield Piece(name, parts[label]), np.asarray(merged_rows).reshape(-1)
 
 
 def _in_runs(
