@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt
 
 from mda_jax import _check
 from mda_jax._types import Deltas, Number
@@ -90,11 +90,34 @@ def rank_density(
     n = rows.shape[2]
     slope = jnp.linspace(1, -1, n, dtype=d.dtype) if n > 1 else jnp.zeros(1, d.dtype)
     falling = jnp.broadcast_to(slope, rows.shape)
-    order = jnp.argsort(-jnp.abs(rows))
-    heights = jnp.put_along_axis(falling, order, falling, axis=2, inplace=False)
+    heights = jnp.put_along_axis(
+        falling, _falling_order(rows), falling, axis=2, inplace=False
+    )
     density, epsilon = _spread(density, d), _spread(epsilon, d)
     sloped = jnp.clip(density + epsilon * heights.reshape(d.shape), 0, 1)
     return jnp.where(density >= 1, jnp.ones_like(d), sloped)
+
+
+def _falling_order(rows: Float[Array, "k m n"]) -> Int[Array, "k m n"]:
+    """Places in the order of falling magnitudes, of equal ones the earlier first.
+
+    By two sorts of plain integers, which on a CPU take half the time of `argsort`: half
+    the bits of a magnitude each, and a place.
+    """
+    magnitudes = jnp.abs(jax.lax.stop_gradient(rows))
+    if rows.dtype != jnp.float32 or rows.shape[2] > 1 << 16:
+        return jnp.argsort(-magnitudes)
+    rising = ~jax.lax.bitcast_convert_type(magnitudes, jnp.uint32)
+    by_lower = _order_of_halves(rising & 0xFFFF)
+    upper = jnp.take_along_axis(rising >> 16, by_lower, axis=2)
+    return jnp.take_along_axis(by_lower, _order_of_halves(upper), axis=2)
+
+
+def _order_of_halves(halves: UInt[Array, "k m n"]) -> Int[Array, "k m n"]:
+    """Places in the order of 16-bit numbers, of equal ones the earlier first."""
+    places = jax.lax.broadcasted_iota(jnp.uint32, halves.shape, 2)
+    in_order = jax.lax.sort(halves << 16 | places, is_stable=False)
+    return (in_order & 0xFFFF).astype(jnp.int32)
 
 
 class Rescale(NamedTuple):
