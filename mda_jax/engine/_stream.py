@@ -189,7 +189,7 @@ def _settled(job: Job, method: Method, key: Any, buckets: Sequence[Bucket]) -> S
 
 
 def _summed(each: Iterator[Any]) -> Any:
-    """The sum of what is found, with two leaves in flight; one read if it is nothing."""
+    """The sum of what is found, two leaves in flight; if it is nothing, of one leaf."""
     total = next(each)
     if jax.tree.leaves(total):
         for found in each:

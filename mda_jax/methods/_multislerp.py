@@ -64,7 +64,7 @@ def _squares(d: Deltas, *, average: Partial) -> p.Each:
 
 def _towards_middle(
     d: Deltas, squares: p.Each, *, average: Partial
-) -> tuple[p.Each, p.Each]:
+) -> tuple[p.One, p.Each]:
     """The squared length of the average direction, and its products with all."""
     units = _units(d, squares)
     middle = average(units)
@@ -72,8 +72,8 @@ def _towards_middle(
 
 
 def _far(
-    d: Deltas, squares: p.Each, towards: tuple[p.Each, p.Each], *, average: Partial
-) -> p.Each:
+    d: Deltas, squares: p.Each, towards: tuple[p.One, p.Each], *, average: Partial
+) -> p.One:
     """The squared length of the tangent."""
     _, tangent = _middle_and_tangent(d, squares, towards, average=average)
     return _over_all(tangent * tangent)
@@ -96,7 +96,7 @@ def barycentre(
 
 
 def _middle_and_tangent(
-    d: Deltas, squares: p.Each, towards: tuple[p.Each, p.Each], *, average: Partial
+    d: Deltas, squares: p.Each, towards: tuple[p.One, p.Each], *, average: Partial
 ) -> tuple[Float[Array, " 1 *d"], Float[Array, " 1 *d"]]:
     """The direction of the average, and the average of what deviates from it."""
     size = p.or_one(p.root(towards[0]))

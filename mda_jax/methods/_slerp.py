@@ -40,7 +40,7 @@ def slerp(t: Number = 0.5, *, cosine: p.Cosine = p.cosine_or_one) -> Stage:
     return surveyed(_settled, sided_survey(_gram), t=t, cosine=Partial(cosine))
 
 
-def _gram(d: Deltas, side: Side) -> p.Gram:
+def _gram(d: Deltas, side: Side) -> Float[Array, " 2 2 *ones"]:
     """Inner products of the base and the expert."""
     _check.experts("slerp", EXPERTS, len(d))
     base = side.base.astype(d.dtype)[None]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mda_jax import _check, methods, primitives as p, trees
-from mda_jax._types import Deltas, Role, Stage, WholeModel
-from mda_jax.combine import Fixed, chain, entrywise, stage
+from mda_jax._types import Role, Stage, WholeModel
+from mda_jax.combine import chain, entrywise, stage
 from mda_jax.methods._dare_linear import at_random, dropped
 from mda_jax.methods._della_linear import by_rank
 from mda_jax.methods._sce import fused, guarded_energy_shares
@@ -163,8 +163,19 @@ def _sce(n: Numbers) -> Step:
 
 def _ties(n: Numbers) -> Step:
     """Trimmed on the way in: one expert at a time, in the memory of a few slices."""
-    trim = Trim(n.each("density"), bool(n.common["rescale"]))
-    return Step(_voted(n), trim)
+    return Step(_voted(n), _trim(n))
+
+
+def _breadcrumbs(n: Numbers) -> Step:
+    return Step(_summed(n), _trim(n, n.each("gamma")))
+
+
+def _breadcrumbs_ties(n: Numbers) -> Step:
+    return Step(_voted(n), _trim(n, n.each("gamma")))
+
+
+def _trim(n: Numbers, outliers: tuple[float, ...] = ()) -> Trim:
+    return Trim(n.each("density"), bool(n.common["rescale"]), outliers)
 
 
 def _task_arithmetic(n: Numbers) -> Step:
@@ -203,18 +214,6 @@ def _at_random_by_rank(n: Numbers) -> Stage:
         _check.probabilities("della", density, epsilon)
     numbers = {name: array(n.each(name)) for name in ("density", "epsilon")}
     return dropped(by_rank, _rescale(n), **numbers, ids=_ids(n))
-
-
-def _in_a_band(n: Numbers) -> Stage:
-    density, outliers = array(n.each("density")), array(n.each("gamma"))
-    rescale = Fixed(_rescale(n))
-    return stage(_banded, density=density, outliers=outliers, rescale=rescale)
-
-
-def _banded(
-    d: Deltas, *, density: jax.Array, outliers: jax.Array, rescale: Fixed
-) -> Deltas:
-    return rescale.value(p.keep_band(d, density=density, outliers=outliers), d, density)
 
 
 def _rescale(n: Numbers) -> p.Rescale:
@@ -258,11 +257,9 @@ _ONE = partial(into_base, most=1)
 _TWO = partial(_into_base_if_any, most=2)
 MERGEKIT = {
     "arcee_fusion": Dialect({}, _ONE, _arcee_fusion, NOWHERE),
-    "breadcrumbs": Dialect(
-        _ARITHMETIC | _BAND, into_base, _after(_in_a_band, _summed), NOWHERE
-    ),
+    "breadcrumbs": Dialect(_ARITHMETIC | _BAND, into_base, _breadcrumbs, EVERYWHERE),
     "breadcrumbs_ties": Dialect(
-        _ARITHMETIC | _BAND, into_base, _after(_in_a_band, _voted), NOWHERE
+        _ARITHMETIC | _BAND, into_base, _breadcrumbs_ties, EVERYWHERE
     ),
     "dare_linear": Dialect(
         _ARITHMETIC | _RESCALED, into_base, _after(_at_random, _summed), NOWHERE

@@ -64,9 +64,17 @@ class Sources(NamedTuple):
         if trim is None:
             return (KEEP_ALL,) * len(self.experts)
         size, rescale = self.donor.spec(name).size, trim.rescale
+        outliers = trim.outliers or (0.0,) * len(trim.densities)
+        shares = enumerate(zip(trim.densities, outliers, strict=True))
         return tuple(
-            find_cut(partial(self._delta, name, i), size, density, rescale=rescale)
-            for i, density in enumerate(trim.densities)
+            find_cut(
+                partial(self._delta, name, i),
+                size,
+                density,
+                rescale=rescale,
+                outliers=largest,
+            )
+            for i, (density, largest) in shares
         )
 
     def not_finite(self, name: str) -> MergeError:
