@@ -189,12 +189,11 @@ def _settled(job: Job, method: Method, key: Any, buckets: Sequence[Bucket]) -> S
 
 
 def _summed(each: Iterator[Any]) -> Any:
-    """The sum of what is found, two leaves in flight; if it is nothing, of one leaf."""
-    total = next(each)
+    """The sum of what is found, one leaf in memory; if it is nothing, of one leaf."""
+    total = jax.block_until_ready(next(each))
     if jax.tree.leaves(total):
         for found in each:
-            jax.block_until_ready(total)
-            total = plus(total, found)
+            total = jax.block_until_ready(plus(total, found))
     return total
 
 

@@ -60,6 +60,7 @@ from mda_jax.primitives.spheres import (
     Cosine as Cosine,
     Each as Each,
     Gram as Gram,
+    One as One,
     angle as angle,
     columns as columns,
     cosine as cosine,
