@@ -4,7 +4,7 @@ import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from jaxtyping import Array, Float, Key, ScalarLike
+from jaxtyping import Array, Float, Int, Key, ScalarLike
 
 
 Number: TypeAlias = ScalarLike  # a hyper-parameter; may be traced, hence swept
@@ -32,21 +32,22 @@ class Side(NamedTuple):
     key: Key[Array, ""] | None = None
     aux: Any = None  # per-weight extras: a Fisher diagonal, a Gram matrix, ...
     role: Role | None = None  # None: judged by the number of axes
+    first_row: int | Int[Array, ""] = 0  # where the weight is some rows of a larger one
 
 
 Stage: TypeAlias = Callable[[Deltas, Side], Rows]
 
 
-Survey: TypeAlias = Callable[..., Any]  # (deltas of one weight, *found) -> a tree
+Survey: TypeAlias = Callable[..., Any]  # (deltas of one weight, side, *found) -> tree
 
 
 class WholeModel(NamedTuple):
     """A method that looks at every weight before it knows its stage.
 
     Attributes:
-      surveys: pure functions `(deltas [k, *d], *found) -> tree of arrays`, of one
-        shape for all weights; the trees are summed over the weights. The next survey
-        is handed all the sums `found` so far.
+      surveys: pure functions `(deltas [k, *d], side, *found) -> tree of arrays`, of
+        one shape for all weights; the trees are summed over the weights. The next
+        survey is handed all the sums `found` so far.
       settle: `(*found) -> Stage`, once the surveys are done.
     """
 

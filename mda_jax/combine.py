@@ -34,8 +34,18 @@ def sided(f: Callable[..., Rows], /, **numbers: Any) -> Stage:
     return Partial(f, **numbers)
 
 
+def entrywise(f: Callable[..., Rows], /, **numbers: Any) -> Stage:
+    """Like `stage`, for an `f` that treats every entry of a weight by itself."""
+    return Partial(_each_entry, Partial(f, **numbers))
+
+
 def survey(f: Callable[..., Any], /, **numbers: Any) -> Survey:
     """A survey from `f(deltas, *found, **numbers) -> tree of arrays`."""
+    return Partial(_survey_alone, Partial(f, **numbers))
+
+
+def sided_survey(f: Callable[..., Any], /, **numbers: Any) -> Survey:
+    """A survey from `f(deltas, side, *found, **numbers) -> tree of arrays`."""
     return Partial(f, **numbers)
 
 
@@ -50,6 +60,55 @@ def whole_model(
       numbers: of `settle`.
     """
     return WholeModel(surveys, Partial(settle, **numbers))
+
+
+def surveyed(
+    settle: Callable[..., Stage], /, *surveys: Survey, **numbers: Any
+) -> Stage:
+    """A stage that surveys its own weight first: say, for the angle between deltas.
+
+    It can be applied to a large weight some rows at a time, each time with all columns;
+    see `by_rows`.
+
+    Args:
+      settle: called with what each survey found, as for `whole_model`; its stage
+        treats every row of the weight by itself.
+      surveys: from `survey` or `sided_survey`. Of a weight of two axes or more each
+        finds the sum of what it finds in its rows; or None for what is never needed
+        beyond one row.
+      numbers: of `settle`.
+    """
+    return Partial(_surveyed, whole_model(settle, *surveys, **numbers))
+
+
+def by_rows(method: Any) -> WholeModel | None:
+    """The method as one over a model whose weights are the rows of one weight.
+
+    Args:
+      method: a stage, or a whole-model method.
+
+    Returns:
+      Surveys and a stage that may be applied to some rows at a time; None where the
+      method is not known to allow it: it is if it is made of `surveyed` and
+      `entrywise`, the latter alone after the first of a chain.
+    """
+    kind, parts = _made_of(method)
+    if kind is _surveyed:
+        return parts[0]
+    if is_entrywise(method):
+        return whole_model(_as_given, stage=method)
+    if kind is _fold and all(map(is_entrywise, parts[0][1:])):
+        first, *rest = parts[0]
+        if found := by_rows(first):
+            surveys = (sided_survey(_first, survey=each) for each in found.surveys)
+            return whole_model(_chained, *surveys, settle=found.settle, rest=(*rest,))
+    return None
+
+
+def is_entrywise(method: Any) -> bool:
+    """Whether a method is made of `entrywise` alone."""
+    kind, parts = _made_of(method)
+    return kind is _each_entry or (kind is _fold and all(map(is_entrywise, parts[0])))
 
 
 def chain(*stages: Stage) -> Stage:
@@ -77,9 +136,13 @@ def spectral(matrices: Stage, scale: Number) -> Stage:
 
 def is_spectral(method: Any) -> bool:
     """Whether a method came from `spectral`: all but linear maps take the mean."""
-    parts: Any = getattr(method, "args", ())
-    stages = parts[0] if getattr(method, "func", None) is _fold else ()
-    return any(getattr(each, "func", None) is _choose for each in stages[:1])
+    kind, parts = _made_of(method)
+    return kind is _fold and any(_made_of(s)[0] is _choose for s in parts[0][:1])
+
+
+def _made_of(method: Any) -> tuple[Any, Any]:
+    """The function of a stage, and the stages or other parts that it was given."""
+    return getattr(method, "func", None), getattr(method, "args", ())
 
 
 def is_matrix(side: Side) -> bool:
@@ -94,11 +157,47 @@ def _alone(f: Callable[[Deltas], Rows], d: Deltas, side: Side) -> Rows:
     return f(d)
 
 
+def _each_entry(f: Callable[[Deltas], Rows], d: Deltas, side: Side) -> Rows:
+    return _alone(f, d, side)
+
+
+def _survey_alone(f: Callable[..., Any], d: Deltas, side: Side, *found: Any) -> Any:
+    del side
+    return f(d, *found)
+
+
+def _surveyed(method: WholeModel, d: Deltas, side: Side) -> Rows:
+    found: tuple = ()
+    for each in method.surveys:
+        found = (*found, each(d, side, *found))
+    return method.settle(*found)(d, side)
+
+
+def _as_given(*, stage: Stage) -> Stage:
+    return stage
+
+
+def _first(d: Deltas, side: Side, *found: Any, survey: Survey) -> Any:
+    """A survey of the first stage of a chain."""
+    return survey(d, _link(side, 0), *found)
+
+
+def _chained(
+    *found: Any, settle: Callable[..., Stage], rest: tuple[Stage, ...]
+) -> Stage:
+    return chain(settle(*found), *rest)
+
+
 def _fold(stages: tuple[Stage, ...], d: Deltas, side: Side) -> Rows:
     for i, each in enumerate(stages):
-        key = None if side.key is None else jax.random.fold_in(side.key, i)
-        d = each(d, side._replace(key=key))
+        d = each(d, _link(side, i))
     return d
+
+
+def _link(side: Side, i: int) -> Side:
+    """What stage `i` of a chain looks at: each draws from a key of its own."""
+    key = None if side.key is None else jax.random.fold_in(side.key, i)
+    return side._replace(key=key)
 
 
 def _choose(

@@ -2,6 +2,7 @@
 
 from mda_jax.engine._merge import merge as merge, merge_by_name as merge_by_name
 from mda_jax.engine._stream import (
+    Place as Place,
     Workspace as Workspace,
     settle as settle,
     stream as stream,

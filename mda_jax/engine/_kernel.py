@@ -20,6 +20,7 @@ def merge_chunk(
     extras: tuple,
     key: Any,
     seeds: Any,
+    first_rows: Any,
     *,
     role: Role,
     shape: tuple[int, ...],
@@ -35,6 +36,7 @@ def merge_chunk(
       extras: per leaf a tree of arrays, `[stack, ...]` where `stacked`; or None.
       key: the PRNG key of the merge, or None.
       seeds: one number per leaf, folded into the key.
+      first_rows: one number per leaf: not 0 for some rows of a larger weight.
       role: of every leaf.
       shape: `(stack, *d)` of every leaf.
       stacked: whether the leaves have a stack axis.
@@ -48,7 +50,7 @@ def merge_chunk(
     keys = None if key is None else _keys(key, seeds, shape[0], stacked)
     each = extras if stacked else jax.tree.map(lambda x: x[None], extras)
     extra = jax.tree.map(lambda *xs: _joined(xs), *each)
-    items = (base, rows, extra, keys)
+    items = (base, rows, extra, keys, jnp.repeat(first_rows, shape[0]))
     one = partial(_merge_one, stage, role)
     if len(base) <= batch:
         merged = jax.vmap(one)(*items)
@@ -58,23 +60,41 @@ def merge_chunk(
     return tuple(merged.reshape(len(bases), *(shape if stacked else shape[1:])))
 
 
-@partial(jax.jit, static_argnames="shape")
+@partial(jax.jit, static_argnames=("role", "shape", "stacked"))
 def surveyed(
-    survey: Survey, found: tuple, base: Any, experts: Any, *, shape: tuple[int, ...]
+    survey: Survey,
+    found: tuple,
+    base: Any,
+    experts: Any,
+    key: Any,
+    seed: Any,
+    first_row: Any,
+    *,
+    role: Role,
+    shape: tuple[int, ...],
+    stacked: bool,
 ) -> Any:
     """What a survey finds in one leaf, summed over its weights, one after the other.
 
     Args:
-      survey: `(deltas, *found) -> tree of arrays`.
+      survey: `(deltas, side, *found) -> tree of arrays`.
       found: the sums of the surveys before this one.
       base: the canonical leaf, as for `merge_chunk`.
       experts: as for `merge_chunk`.
+      key: as for `merge_chunk`.
+      seed: of the leaf, folded into the key.
+      first_row: of the leaf, as for `merge_chunk`.
+      role: of the leaf.
       shape: `(stack, *d)` of the leaf.
+      stacked: whether the leaf has a stack axis.
     """
-    items = base.reshape(shape), _rows(experts, shape)
+    keys = None if key is None else _keys(key, seed[None], shape[0], stacked)
+    items = base.reshape(shape), _rows(experts, shape), keys
 
     def find(item: tuple) -> Any:
-        return survey(_delta(*item), *found)
+        base, experts, key = item
+        side = Side(base, key, None, role, first_row)
+        return survey(_delta(base, experts), side, *found)
 
     def add(so_far: Any, item: tuple) -> tuple[Any, None]:
         return plus(so_far, find(item)), None
@@ -96,10 +116,16 @@ def settled(method: WholeModel, found: tuple) -> Stage:
 
 
 def _merge_one(
-    stage: Stage, role: Role, base: jax.Array, experts: Any, extra: Any, key: Any
+    stage: Stage,
+    role: Role,
+    base: jax.Array,
+    experts: Any,
+    extra: Any,
+    key: Any,
+    first_row: Any,
 ) -> jax.Array:
     d = _delta(base, experts)
-    rows = stage(d, Side(base, key, extra, role))
+    rows = stage(d, Side(base, key, extra, role, first_row))
     _check.rows_fit(rows.shape, base.shape)
     (change,) = total(rows)
     return (base.astype(d.dtype) + change).astype(base.dtype)

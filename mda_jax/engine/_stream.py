@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial, reduce
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
 from mda_jax import _check, trees
-from mda_jax._types import Stage, WholeModel
+from mda_jax._types import Stage, Survey, WholeModel
 from mda_jax.engine._kernel import merge_chunk, plus, settled, surveyed
 from mda_jax.trees import Bucket, Layout
 
@@ -19,13 +20,26 @@ Method: TypeAlias = Stage | WholeModel
 Read: TypeAlias = Callable[[str], tuple[Any, Any]]
 
 
+class Place(NamedTuple):
+    """Where a leaf that is some rows of a larger weight belongs."""
+
+    weight: str  # its name
+    first_row: int  # of the leaf in the weight
+
+
 class Job(NamedTuple):
     """What the driver needs to know of every leaf, and how to get it."""
 
     leaves: Leaves
     read: Read
     plan: Mapping[str, Layout]
-    extras: Mapping[str, Any]
+    extras: Mapping[str, Any] = MappingProxyType({})
+    places: Mapping[str, Place] = MappingProxyType({})
+
+    def place(self, name: str) -> tuple[np.uint32, np.int32]:
+        """The seed of the weight that a leaf belongs to, and the leaf's first row."""
+        weight, first_row = self.places.get(name, (name, 0))
+        return trees.seed(weight), np.int32(first_row)
 
 
 def stream(
@@ -36,6 +50,7 @@ def stream(
     key: Any = None,
     layout: trees.Rules | None = None,
     batch: int = 8,
+    places: Mapping[str, Place] = MappingProxyType({}),
 ) -> Iterator[tuple[str, Any]]:
     """Merge leaf by leaf, holding no more than one chunk of them.
 
@@ -48,6 +63,8 @@ def stream(
       key: a PRNG key; only random stages need it.
       layout: rules as in `trees.layouts`.
       batch: weights of one shape processed at once; bounds memory, not the result.
+      places: of the leaves that are some rows of a larger weight. The method is to be
+        one that may be applied to rows; see `combine.by_rows`.
 
     Returns:
       An iterator over `(name, merged leaf)` in the base's dtype, in bucket order.
@@ -61,7 +78,7 @@ def stream(
     _check.at_least_one("stream", batch=batch)
     _check.typed_key("stream", key)
     checked = partial(_checked, leaves, read)
-    job = Job(leaves, checked, trees.layouts(leaves, layout), {})
+    job = Job(leaves, checked, trees.layouts(leaves, layout), places=places)
     return run(job, method, key, batch)
 
 
@@ -83,10 +100,8 @@ def settle(
     Returns:
       A stage for `stream`, which may then go through the leaves in parts.
     """
-    job = Job(
-        leaves, partial(_checked, leaves, read), trees.layouts(leaves, layout), {}
-    )
-    return _settled(job, method, trees.buckets(job.leaves, job.plan))
+    job = Job(leaves, partial(_checked, leaves, read), trees.layouts(leaves, layout))
+    return _settled(job, method, None, trees.buckets(job.leaves, job.plan))
 
 
 class Workspace(NamedTuple):
@@ -100,7 +115,7 @@ class Workspace(NamedTuple):
 def workspaces(
     leaves: Leaves,
     read: Read,
-    stage: Stage,
+    method: Method,
     *,
     layout: trees.Rules | None = None,
     batch: int = 8,
@@ -110,24 +125,37 @@ def workspaces(
     Args:
       leaves: as for `stream`.
       read: as for `stream`, but a `ShapeDtypeStruct` in place of every array.
-      stage: as for `stream`.
+      method: as for `stream`.
       layout: as for `stream`.
       batch: as for `stream`.
 
     Returns:
-      One for each kind of leaf.
+      For each kind of leaf one of every survey, and one of the merge.
     """
-    plan, found = trees.layouts(leaves, layout), []
+    plan, key, workspaces = trees.layouts(leaves, layout), jax.random.key(0), []
     for bucket in trees.buckets(leaves, plan):
         names, size = _chunks(bucket.names, batch // bucket.shape[0])[0]
         view = partial(seen, layout=plan[names[0]], shape=leaves[names[0]].shape)
         pair = jax.eval_shape(view, _checked(leaves, read, names[0]))
-        call = _call(stage, jax.random.key(0), bucket, names, [pair] * size, batch)
-        m = call(merge_chunk.lower, (None,) * size).compile().memory_analysis()
-        sizes = "argument", "temp", "output"
-        each = (getattr(m, f"{which}_size_in_bytes") for which in sizes)
-        found.append(Workspace(*each))
-    return found
+        place = np.uint32(0), np.int32(0)
+        stage: Any = method
+        if isinstance(method, WholeModel):
+            found: tuple = ()
+            for survey in method.surveys:
+                arrays = *pair, key, *place
+                lowered = surveyed.lower(survey, found, *arrays, **_static(bucket))
+                workspaces.append(_workspace(lowered))
+                found = (*found, lowered.out_info)
+            stage = jax.eval_shape(settled, method, found)
+        call = _call(stage, key, bucket, [place] * size, [pair] * size, batch)
+        workspaces.append(_workspace(call(merge_chunk.lower, (None,) * size)))
+    return workspaces
+
+
+def _workspace(lowered: Any) -> Workspace:
+    analysis = lowered.compile().memory_analysis()
+    sizes = "argument", "temp", "output"
+    return Workspace(*(getattr(analysis, f"{each}_size_in_bytes") for each in sizes))
 
 
 def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, Any]]:
@@ -138,7 +166,7 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
     buckets = trees.buckets(job.leaves, job.plan)
     if not buckets:
         return
-    stage = _settled(job, method, buckets)
+    stage = _settled(job, method, key, buckets)
     for bucket in buckets:
         for alike in _alike(bucket.names, job.extras):
             for names, size in _chunks(alike, batch // bucket.shape[0]):
@@ -147,19 +175,38 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
                     yield name, _unseen(leaf, job.plan[name], job.leaves[name].shape)
 
 
-def _settled(job: Job, method: Method, buckets: Sequence[Bucket]) -> Stage:
+def _settled(job: Job, method: Method, key: Any, buckets: Sequence[Bucket]) -> Stage:
     """The stage of a whole-model method, after its surveys; a stage is one already."""
     if not isinstance(method, WholeModel):
         return method
-    shapes = {name: bucket.shape for bucket in buckets for name in bucket.names}
+    leaves = [(name, bucket) for bucket in buckets for name in bucket.names]
     found: tuple = ()
     for survey in method.surveys:
-        each = (
-            surveyed(survey, found, *_seen(job, name), shape=shape)
-            for name, shape in shapes.items()
-        )
-        found = (*found, reduce(plus, each))
+        each = (_surveyed(job, survey, found, key, *leaf) for leaf in leaves)
+        found = (*found, _summed(each))
     return settled(method, found)
+
+
+def _summed(each: Iterator[Any]) -> Any:
+    """The sum of what is found, one leaf in memory; if it is nothing, of one leaf."""
+    total = jax.block_until_ready(next(each))
+    if jax.tree.leaves(total):
+        for found in each:
+            total = jax.block_until_ready(plus(total, found))
+    return total
+
+
+def _surveyed(
+    job: Job, survey: Survey, found: tuple, key: Any, name: str, bucket: Bucket
+) -> Any:
+    """What a survey finds in one leaf."""
+    arrays = *_seen(job, name), key, *job.place(name)
+    return surveyed(survey, found, *arrays, **_static(bucket))
+
+
+def _static(bucket: Bucket) -> dict[str, Any]:
+    """What the kernels are compiled for."""
+    return {"role": bucket.role, "shape": bucket.shape, "stacked": bucket.stacked}
 
 
 def _seen(job: Job, name: str) -> tuple[Any, Any]:
@@ -194,7 +241,8 @@ def _merge_names(
     """The merged leaves of one chunk, still in canonical view, and padding."""
     pairs = [_seen(job, name) for name in names]
     extras = [job.extras.get(name) for name in names]
-    call = _call(stage, key, bucket, names, _padded(pairs, size), batch)
+    places = [job.place(name) for name in names]
+    call = _call(stage, key, bucket, _padded(places, size), _padded(pairs, size), batch)
     return call(merge_chunk, tuple(_padded(extras, size)))
 
 
@@ -202,18 +250,17 @@ def _call(
     stage: Stage,
     key: Any,
     bucket: Bucket,
-    names: tuple[str, ...],
+    places: list,
     pairs: list,
     batch: int,
 ) -> Callable[..., Any]:
     """How the kernel is called on so many leaves of a bucket, given its extras."""
     bases, experts = zip(*pairs, strict=True)
-    seeds = _padded([trees.seed(name) for name in names], len(pairs))
-    static = {"role": bucket.role, "shape": bucket.shape, "stacked": bucket.stacked}
+    seeds, first_rows = map(np.asarray, zip(*places, strict=True))
 
     def call(kernel: Callable[..., Any], extras: tuple) -> Any:
-        arrays = bases, experts, extras, key, np.asarray(seeds)
-        return kernel(stage, *arrays, **static, batch=batch)
+        arrays = bases, experts, extras, key, seeds, first_rows
+        return kernel(stage, *arrays, **_static(bucket), batch=batch)
 
     return call
 

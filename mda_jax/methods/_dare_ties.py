@@ -1,13 +1,9 @@
 """DARE, then the election and the mean of TIES."""
 
-from collections.abc import Callable
-
-from jax.tree_util import Partial
-
 from mda_jax import _check, primitives as p
-from mda_jax._types import Deltas, Number, Stage
-from mda_jax.combine import chain, sided, stage
-from mda_jax.methods._dare_linear import dropped
+from mda_jax._types import Number, Stage
+from mda_jax.combine import chain, entrywise
+from mda_jax.methods._dare_linear import at_random, dropped
 from mda_jax.methods._ties import elected_mean
 
 
@@ -15,7 +11,7 @@ def dare_ties(
     density: Number = 0.5,
     scale: Number = 1.0,
     *,
-    rescale: Callable[..., Deltas] = p.by_probability,
+    rescale: p.Rescale = p.by_probability,
     ids: p.Weights | None = None,
 ) -> Stage:
     """Drop entries at random, rescale the rest, elect signs, average who carries them.
@@ -23,8 +19,7 @@ def dare_ties(
     Args:
       density: probability to keep an entry, in (0, 1]: 1 minus the paper's drop rate.
       scale: multiplier of the merged delta, dimensionless.
-      rescale: `(kept, deltas, density) -> kept`: `primitives.by_probability`,
-        `primitives.by_l1_norm` or `primitives.as_kept`.
+      rescale: `primitives.by_probability`, `by_l1_norm` or `as_kept`.
       ids: integers, one per expert: who keeps its id keeps its mask. None: 0..k-1, so
         that the result depends on the order of the experts.
 
@@ -46,5 +41,5 @@ def dare_ties(
       by `primitives.by_l1_norm`.
     """
     _check.fraction("dare_ties", density=density)
-    drop = sided(dropped, density=density, rescale=Partial(rescale), ids=ids)
-    return chain(drop, stage(elected_mean), stage(p.scaled, by=scale))
+    drop = dropped(at_random, rescale, density=density, ids=ids)
+    return chain(drop, entrywise(elected_mean), entrywise(p.scaled, by=scale))

@@ -1,13 +1,10 @@
 """DELLA."""
 
-from collections.abc import Callable
-
-from jax.tree_util import Partial
-
 from mda_jax import _check, primitives as p
-from mda_jax._types import Deltas, Number, Stage
-from mda_jax.combine import chain, sided, stage
-from mda_jax.methods._della_linear import dropped_by_rank
+from mda_jax._types import Number, Stage
+from mda_jax.combine import chain, entrywise
+from mda_jax.methods._dare_linear import dropped
+from mda_jax.methods._della_linear import by_rank
 from mda_jax.methods._ties import elected_mean
 
 
@@ -16,7 +13,7 @@ def della(
     epsilon: Number = 0.05,
     scale: Number = 1.0,
     *,
-    rescale: Callable[..., Deltas] = p.by_probability,
+    rescale: p.Rescale = p.by_probability,
     ids: p.Weights | None = None,
 ) -> Stage:
     """Drop small entries more often than large ones, rescale, elect signs, average.
@@ -27,8 +24,7 @@ def della(
         `density - epsilon` to `density + epsilon`, both in (0, 1]; of no effect where
         `density` is 1.
       scale: multiplier of the merged delta, dimensionless.
-      rescale: `(kept, deltas, probabilities) -> kept`: `primitives.by_probability`,
-        `primitives.by_l1_norm` or `primitives.as_kept`.
+      rescale: `primitives.by_probability`, `by_l1_norm` or `as_kept`.
       ids: integers, one per expert: who keeps its id keeps its draws. None: 0..k-1, so
         that the result depends on the order of the experts.
 
@@ -50,11 +46,5 @@ def della(
       mergekit rescales by `primitives.by_l1_norm`.
     """
     _check.probabilities("della", density, epsilon)
-    drop = sided(
-        dropped_by_rank,
-        density=density,
-        epsilon=epsilon,
-        rescale=Partial(rescale),
-        ids=ids,
-    )
-    return chain(drop, stage(elected_mean), stage(p.scaled, by=scale))
+    drop = dropped(by_rank, rescale, density=density, epsilon=epsilon, ids=ids)
+    return chain(drop, entrywise(elected_mean), entrywise(p.scaled, by=scale))

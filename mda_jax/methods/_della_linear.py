@@ -1,13 +1,13 @@
 """DELLA's drop, then task arithmetic."""
 
-from collections.abc import Callable
+from typing import Any
 
-from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from mda_jax import _check, primitives as p
 from mda_jax._types import Deltas, Number, Side, Stage
-from mda_jax.combine import chain, sided, stage
+from mda_jax.combine import chain, entrywise
+from mda_jax.methods._dare_linear import dropped
 
 
 def della_linear(
@@ -15,7 +15,7 @@ def della_linear(
     epsilon: Number = 0.05,
     scale: Number = 0.3,
     *,
-    rescale: Callable[..., Deltas] = p.by_probability,
+    rescale: p.Rescale = p.by_probability,
     ids: p.Weights | None = None,
 ) -> Stage:
     """Drop small entries more often than large ones, rescale, add the scaled deltas.
@@ -26,8 +26,7 @@ def della_linear(
         `density - epsilon` to `density + epsilon`, both in (0, 1]; of no effect where
         `density` is 1.
       scale: multiplier of every delta, dimensionless.
-      rescale: `(kept, deltas, probabilities) -> kept`: `primitives.by_probability`,
-        `primitives.by_l1_norm` or `primitives.as_kept`.
+      rescale: `primitives.by_probability`, `by_l1_norm` or `as_kept`.
       ids: integers, one per expert: who keeps its id keeps its draws. None: 0..k-1, so
         that the result depends on the order of the experts.
 
@@ -49,27 +48,20 @@ def della_linear(
       mergekit's is 0.15. mergekit rescales by `primitives.by_l1_norm`.
     """
     _check.probabilities("della_linear", density, epsilon)
-    drop = sided(
-        dropped_by_rank,
-        density=density,
-        epsilon=epsilon,
-        rescale=Partial(rescale),
-        ids=ids,
-    )
-    return chain(drop, stage(p.scaled, by=scale))
+    drop = dropped(by_rank, rescale, density=density, epsilon=epsilon, ids=ids)
+    return chain(drop, entrywise(p.scaled, by=scale))
 
 
-def dropped_by_rank(
+def by_rank(
     d: Deltas,
     side: Side,
     *,
     density: Number | Float[Array, " k"],
     epsilon: Number | Float[Array, " k"],
-    rescale: Callable[..., Deltas],
     ids: p.Weights | None = None,
-) -> Deltas:
-    """Entries kept with `primitives.rank_density`, rescaled."""
+) -> tuple[Deltas, Deltas]:
+    """Entries kept with the probabilities `primitives.rank_density`, and these."""
     key = _check.needs_key("della", side.key)
     probability = p.rank_density(d, density=density, epsilon=epsilon)
-    kept = p.drop(d, key=key, density=probability, ids=ids)
-    return rescale(kept, d, probability)
+    options: dict[str, Any] = {"ids": ids, "first_row": side.first_row}
+    return p.drop(d, key=key, density=probability, **options), probability

@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mda_jax import _check, primitives as p
 from mda_jax._types import Deltas, Number, Side, Stage
-from mda_jax.combine import Fixed, sided
+from mda_jax.combine import Fixed, sided, sided_survey, surveyed
+
+
+Found = tuple[p.Gram, Int[Array, ""]]
 
 
 def karcher(rounds: int = 10, tolerance: Number = 1e-5) -> Stage:
@@ -35,22 +38,32 @@ def karcher(rounds: int = 10, tolerance: Number = 1e-5) -> Stage:
       shorter than `tolerance` out.
     """
     _check.at_least_one("karcher", rounds=rounds)
-    return sided(to_the_mean, rounds=Fixed(rounds), tolerance=tolerance)
+    numbers = {"rounds": Fixed(rounds), "tolerance": tolerance}
+    return surveyed(_settled, sided_survey(_found), **numbers)
+
+
+def _found(d: Deltas, side: Side) -> Found:
+    """Inner products of the experts' weights, and how many entries change."""
+    weights = side.base.astype(d.dtype)[None] + d
+    return p.gram(weights, p.whole(d)), jnp.count_nonzero(d)
+
+
+def _settled(found: Found, *, rounds: Fixed, tolerance: Number) -> Stage:
+    gram, changes = found
+    cosines = p.cosines(gram).reshape(len(gram), -1)
+    lengths = p.root(jnp.diagonal(gram.reshape(cosines.shape)))
+    mean = mean_direction(cosines, rounds.value, jnp.asarray(tolerance, gram.dtype))
+    shares = lengths.mean() * mean / jnp.where(lengths > 0, lengths, 1)
+    return sided(to_the_mean, shares=shares, changed=changes > 0)
 
 
 def to_the_mean(
-    d: Deltas, side: Side, *, rounds: Fixed, tolerance: Number
+    d: Deltas, side: Side, *, shares: Float[Array, " k"], changed: Bool[Array, ""]
 ) -> Float[Array, " 1 *d"]:
-    """What to add to the base."""
+    """What to add to the base, from the shares of the experts' weights in the mean."""
     base = side.base.astype(d.dtype)[None]
-    axes = p.whole(d)
-    lengths = p.length(base + d, axes)
-    cosines = p.cosines(base + d, axes).reshape(len(d), -1)
-    mean = mean_direction(cosines, rounds.value, jnp.asarray(tolerance, d.dtype))
-    shares = mean.reshape(lengths.shape) / jnp.where(lengths > 0, lengths, 1)
-    shares = lengths.mean() * shares
-    change = p.total(shares * d) + (shares.sum() - 1) * base
-    return jnp.where((d == 0).all(), 0, change)
+    change = p.weighted_sum(d, weights=shares) + (shares.sum() - 1) * base
+    return jnp.where(changed, change, 0)
 
 
 def mean_direction(

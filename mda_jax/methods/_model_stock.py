@@ -8,21 +8,22 @@ from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
 from mda_jax._types import Deltas, Stage
-from mda_jax.combine import stage
+from mda_jax.combine import stage, survey, surveyed
 
 
 def model_stock(
     *,
     vectors: Callable[..., p.Axes] = p.whole,
-    cosine: Callable[..., Array] = p.mean_cosine,
+    cosine: p.Cosine = p.mean_cosine,
 ) -> Stage:
     """Pull the mean of the experts towards the base, by the angle between the deltas.
 
     Args:
       vectors: what has an angle of its own: the whole weight (`primitives.whole`),
         every output's weights (`rows`) or every input's (`columns`).
-      cosine: `(deltas, axes) -> cosines [1, ...]` of the angle between the deltas:
-        the mean over all pairs, or `primitives.cosine_of_mean_angle`.
+      cosine: `[k, k, ...] -> [1, ...]`, of the angle between the deltas, from their
+        inner products: the mean over all pairs, or
+        `primitives.cosine_of_mean_angle`.
 
     Returns:
       A stage `[k, *d] -> [1, *d]`: the mean of the deltas times
@@ -41,17 +42,27 @@ def model_stock(
       fusion-bench averages the angles: `cosine=primitives.cosine_of_mean_angle`. The
       result is the base where the directions of the deltas cancel.
     """
-    return stage(pulled_mean, vectors=Partial(vectors), cosine=Partial(cosine))
+    vectors = Partial(vectors)
+    found = survey(_gram, vectors=vectors)
+    return surveyed(_settled, found, vectors=vectors, cosine=Partial(cosine))
+
+
+def _gram(d: Deltas, *, vectors: Partial) -> p.Gram | None:
+    return p.gram_across_rows(d, vectors(d))
+
+
+def _settled(gram: p.Gram | None, *, vectors: Partial, cosine: Partial) -> Stage:
+    return stage(pulled_mean, gram=gram, vectors=vectors, cosine=cosine)
 
 
 def pulled_mean(
-    d: Deltas, *, vectors: Partial, cosine: Partial
+    d: Deltas, *, gram: p.Gram | None, vectors: Partial, cosine: Partial
 ) -> Float[Array, " 1 *d"]:
     """The mean of the deltas times the interpolation ratio of each vector."""
     k = len(d)
     if k == 1:
         return d
-    c = cosine(d, vectors(d))
+    c = cosine(p.gram(d, vectors(d)) if gram is None else gram)
     below = 1 + (k - 1) * c
     some = below > 8 * k * float(jnp.finfo(d.dtype).eps)
     return jnp.where(some, k * c / jnp.where(some, below, 1), 0) * p.mean(d)

@@ -1,6 +1,7 @@
 """Multi-SLERP: one step towards the mean of many deltas on a sphere."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
 from mda_jax._types import Deltas, Stage
-from mda_jax.combine import stage
+from mda_jax.combine import stage, survey, surveyed
 
 
 def multislerp(
@@ -43,22 +44,70 @@ def multislerp(
       base model it averages weights: merge into a base of zeros.
     """
     shares = None if weights is None else p.per_expert(weights)
-    return stage(barycentre, weights=shares, average=Partial(average))
+    numbers = {"average": Partial(_averaged, Partial(average), shares)}
+    surveys = (survey(f, **numbers) for f in (_squares, _towards_middle, _far))
+    return surveyed(_settled, *surveys, **numbers)
+
+
+def _averaged(
+    average: Partial, weights: Float[Array, "..."] | None, rows: Deltas
+) -> Float[Array, " 1 *d"]:
+    weights = jnp.ones(len(rows), rows.dtype) if weights is None else weights
+    return average(rows, weights=weights)
+
+
+def _squares(d: Deltas, *, average: Partial) -> p.Each:
+    """The squared lengths of the deltas."""
+    del average
+    return _over_all(d * d)
+
+
+def _towards_middle(
+    d: Deltas, squares: p.Each, *, average: Partial
+) -> tuple[p.One, p.Each]:
+    """The squared length of the average direction, and its products with all."""
+    units = _units(d, squares)
+    middle = average(units)
+    return _over_all(middle * middle), _over_all(units * middle)
+
+
+def _far(
+    d: Deltas, squares: p.Each, towards: tuple[p.One, p.Each], *, average: Partial
+) -> p.One:
+    """The squared length of the tangent."""
+    _, tangent = _middle_and_tangent(d, squares, towards, average=average)
+    return _over_all(tangent * tangent)
+
+
+def _settled(*found: Any, average: Partial) -> Stage:
+    return stage(barycentre, found=found, average=average)
 
 
 def barycentre(
-    d: Deltas, *, weights: Float[Array, "..."] | None, average: Partial
+    d: Deltas, *, found: tuple[Any, Any, Any], average: Partial
 ) -> Float[Array, " 1 *d"]:
     """The merged delta."""
-    weights = jnp.ones(len(d), d.dtype) if weights is None else weights
-    axes = p.whole(d)
-    units = p.unit(d, axes)
-    middle = average(units, weights=weights)
-    directed = p.length(middle, axes) > jnp.finfo(d.dtype).eps
-    middle = p.unit(middle, axes)
-    along = (units * middle).sum(axes, keepdims=True)
-    tangent = average(units - along * middle, weights=weights)
-    far = p.length(tangent, axes)
+    squares, towards, squared_far = found
+    directed = p.root(towards[0]) > jnp.finfo(d.dtype).eps
+    middle, tangent = _middle_and_tangent(d, squares, towards, average=average)
+    far = p.root(squared_far)
     moved = jnp.cos(far) * middle + jnp.sinc(far / jnp.pi) * tangent
-    size = average(p.length(d, axes), weights=weights)
-    return jnp.where(directed, size * moved, average(d, weights=weights))
+    return jnp.where(directed, average(p.root(squares)) * moved, average(d))
+
+
+def _middle_and_tangent(
+    d: Deltas, squares: p.Each, towards: tuple[p.One, p.Each], *, average: Partial
+) -> tuple[Float[Array, " 1 *d"], Float[Array, " 1 *d"]]:
+    """The direction of the average, and the average of what deviates from it."""
+    size = p.or_one(p.root(towards[0]))
+    units = _units(d, squares)
+    middle = average(units) / size
+    return middle, average(units - towards[1] / size * middle)
+
+
+def _units(d: Deltas, squares: p.Each) -> Deltas:
+    return d / p.or_one(p.root(squares))
+
+
+def _over_all(x: Deltas) -> p.Each:
+    return x.sum(p.whole(x), keepdims=True)

@@ -1,6 +1,7 @@
 """NuSLERP: SLERP of two deltas."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import _check, primitives as p
 from mda_jax._types import Deltas, Stage
-from mda_jax.combine import stage
+from mda_jax.combine import stage, survey, surveyed
 
 
 EXPERTS = 2
@@ -28,8 +29,8 @@ def nuslerp(
         None: in the middle.
       vectors: what counts as one vector: the whole weight (`primitives.whole`), every
         output's weights (`rows`) or every input's (`columns`).
-      cosine: `(x, y, axes) -> cosines` of the angle; the default is 1, hence linear,
-        where a delta is 0.
+      cosine: `[2, 2, ...] -> [1, ...]`, of the angles, from the inner products of the
+        deltas; the default is 1, hence linear, where a delta is 0.
 
     Returns:
       A stage `[2, *d] -> [1, *d]`: `[k, *d] -> [1, *d]` for exactly two experts. With
@@ -51,25 +52,35 @@ def nuslerp(
     """
     weights = p.per_expert([1.0, 1.0] if weights is None else weights)
     _check.one_per_expert("nuslerp", EXPERTS, weights=weights)
-    return stage(
-        between, weights=weights, vectors=Partial(vectors), cosine=Partial(cosine)
+    numbers = {"weights": weights, "cosine": Partial(cosine)}
+    vectors = Partial(vectors)
+    return surveyed(
+        _settled, survey(_gram, vectors=vectors), vectors=vectors, **numbers
     )
+
+
+def _gram(d: Deltas, *, vectors: Partial) -> p.Gram | None:
+    _check.experts("nuslerp", EXPERTS, len(d))
+    return p.gram_across_rows(d, vectors(d))
+
+
+def _settled(gram: p.Gram | None, **numbers: Any) -> Stage:
+    return stage(between, gram=gram, **numbers)
 
 
 def between(
     d: Deltas,
     *,
+    gram: p.Gram | None,
     weights: Float[Array, " 2"],
     vectors: Partial,
     cosine: Partial,
 ) -> Float[Array, " 1 *d"]:
-    """The interpolated delta."""
-    _check.experts("nuslerp", EXPERTS, len(d))
-    first, second = d[:1], d[1:]
+    """The interpolated delta, from the inner products of what runs across rows."""
     straight = 1 - 4 * float(jnp.finfo(d.dtype).eps)
-    cosines = cosine(first, second, vectors(d))
-    shares = p.slerp_shares(cosines, _division(weights), straight)
-    return shares[0] * first + shares[1] * second
+    cosines = cosine(p.gram(d, vectors(d)) if gram is None else gram)
+    first, second = p.slerp_shares(cosines, _division(weights), straight)
+    return first * d[:1] + second * d[1:]
 
 
 def _division(weights: Float[Array, " 2"]) -> Float[Array, ""]:

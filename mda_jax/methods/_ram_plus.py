@@ -1,11 +1,11 @@
 """RAM+."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mda_jax import primitives as p
 from mda_jax._types import Deltas, Number, Stage
-from mda_jax.combine import stage
+from mda_jax.combine import stage, survey, surveyed
 from mda_jax.methods._ram import changers, changes
 
 
@@ -34,22 +34,34 @@ def ram_plus(
       Differs: the overlap is counted in every weight by itself, as in mergekit's
       `ramplus_tl`.
     """
-    return stage(
-        amplified_mean_of_changes, epsilon=epsilon, gain=gain, most_overlap=most_overlap
-    )
+    numbers = {"gain": gain, "most_overlap": most_overlap, "epsilon": epsilon}
+    return surveyed(_settled, survey(_counts, epsilon=epsilon), **numbers)
+
+
+def _counts(d: Deltas, *, epsilon: Number) -> Int[Array, " 2 k *ones"]:
+    """How many entries each expert changed alone, and how many with others."""
+    changed = changes(d, epsilon)
+    count, axes = changers(changed, d), p.whole(d)
+    which = jnp.stack([changed & (count == 1), changed & (count > 1)])
+    return jnp.count_nonzero(which, tuple(axis + 1 for axis in axes), keepdims=True)
+
+
+def _settled(counts: Int[Array, " 2 k *ones"], **numbers: Number) -> Stage:
+    return stage(amplified_mean_of_changes, counts=counts, **numbers)
 
 
 def amplified_mean_of_changes(
-    d: Deltas, *, epsilon: Number, gain: Number, most_overlap: Number
+    d: Deltas,
+    *,
+    counts: Int[Array, " 2 k *ones"],
+    epsilon: Number,
+    gain: Number,
+    most_overlap: Number,
 ) -> Float[Array, " 1 *d"]:
     """The merged delta of `ram_plus`."""
     changed = changes(d, epsilon)
     count = changers(changed, d)
-    axes = tuple(range(1, d.ndim))
-    alone, shared = (
-        jnp.count_nonzero(changed & which, axes, keepdims=True).astype(d.dtype)
-        for which in (count == 1, count > 1)
-    )
+    alone, shared = counts.astype(d.dtype)
     overlap = jnp.clip(shared / jnp.maximum(alone, 1), 0, most_overlap)
     factor = jnp.where(count == 1, 1 + gain * overlap, 1)
     return p.total(jnp.where(changed, factor * d, 0)) / jnp.maximum(count, 1)

@@ -4,24 +4,27 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mda_jax import _check, primitives as p
 from mda_jax._types import Deltas, Number, Stage
-from mda_jax.combine import stage
+from mda_jax.combine import chain, stage, survey, surveyed
 
 
-def energy_shares(d: Deltas) -> Float[Array, " k"]:
+Squares = tuple[Float[Array, " k"], Int[Array, ""]]
+
+
+def energy_shares(energies: Float[Array, " k"]) -> Float[Array, " k"]:
     """Each expert's share in the sum of squares; equal ones where that is 0."""
-    energies = _energies(d)
     whole = energies.sum()
-    return jnp.where(whole > 0, energies / jnp.where(whole > 0, whole, 1), 1 / len(d))
+    shares = energies / jnp.where(whole > 0, whole, 1)
+    return jnp.where(whole > 0, shares, 1 / len(energies))
 
 
-def guarded_energy_shares(d: Deltas) -> Float[Array, " k"]:
+def guarded_energy_shares(energies: Float[Array, " k"]) -> Float[Array, " k"]:
     """mergekit's shares: equal ones where the mean squares sum to less than 1e-6."""
-    tiny = _energies(d).sum() < 1e-6
-    return jnp.where(tiny, 1 / len(d), energy_shares(d))
+    tiny = energies.sum() < 1e-6
+    return jnp.where(tiny, 1 / len(energies), energy_shares(energies))
 
 
 def sce(
@@ -35,8 +38,8 @@ def sce(
     Args:
       share: fraction kept of the entries in which the experts differ, in (0, 1]. Not a
         percentage. 1: every entry is kept.
-      coefficients: `[k, *d] -> [k]`, the weights of the experts: `energy_shares`, or
-        `guarded_energy_shares`.
+      coefficients: `[k] -> [k]`, the weights of the experts from their mean squares:
+        `energy_shares`, or `guarded_energy_shares`.
       elect: `[k, *d] -> [1, *d]`, the sign of every entry: `primitives.sign_of_sum`, or
         `primitives.nonnegative_sign_of_sum`.
 
@@ -60,23 +63,13 @@ def sce(
       (`primitives.nonnegative_sign_of_sum`).
     """
     _check.fraction("sce", share=share)
-    return stage(
-        fused, share=share, coefficients=Partial(coefficients), elect=Partial(elect)
-    )
+    return chain(stage(most_varying, share=share), fused(coefficients, elect))
 
 
-def fused(
-    d: Deltas,
-    *,
-    share: Number,
-    coefficients: Callable[..., Array],
-    elect: Callable[..., Array],
-) -> Float[Array, " 1 *d"]:
-    """The merged delta of `sce`."""
-    chosen = most_varying(d, share=share)
-    weights = coefficients(chosen)
-    rows = p.weighted(chosen, weights=weights)
-    return p.agreeing_weighted_mean(rows, sign=elect(chosen), weights=weights)
+def fused(coefficients: Callable[..., Array], elect: Callable[..., Array]) -> Stage:
+    """A stage that is `sce` with all entries kept; its arguments are those of `sce`."""
+    rules = {"coefficients": Partial(coefficients), "elect": Partial(elect)}
+    return surveyed(_settled, survey(_squares), **rules)
 
 
 def most_varying(d: Deltas, *, share: Number) -> Deltas:
@@ -89,5 +82,19 @@ def most_varying(d: Deltas, *, share: Number) -> Deltas:
     return jnp.where((kept != 0) | (part >= 1), d, 0)
 
 
-def _energies(d: Deltas) -> Float[Array, " k"]:
-    return jnp.square(d).mean(tuple(range(1, d.ndim)))
+def _squares(d: Deltas) -> Squares:
+    """Each expert's sum of squares, and of how many."""
+    return jnp.square(d).sum(tuple(range(1, d.ndim))), jnp.int32(d[0].size)
+
+
+def _settled(squares: Squares, *, coefficients: Partial, elect: Partial) -> Stage:
+    total, entries = squares
+    weights = coefficients(total / entries.astype(total.dtype))
+    return stage(_agreeing, weights=weights, elect=elect)
+
+
+def _agreeing(
+    d: Deltas, *, weights: Float[Array, " k"], elect: Partial
+) -> Float[Array, " 1 *d"]:
+    rows = p.weighted(d, weights=weights)
+    return p.agreeing_weighted_mean(rows, sign=elect(d), weights=weights)

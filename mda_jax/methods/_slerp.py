@@ -1,11 +1,12 @@
 """SLERP, spherical linear interpolation."""
 
+import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from mda_jax import _check, primitives as p
 from mda_jax._types import Deltas, Number, Side, Stage
-from mda_jax.combine import sided
+from mda_jax.combine import sided, sided_survey, surveyed
 
 
 EXPERTS = 1
@@ -16,8 +17,8 @@ def slerp(t: Number = 0.5, *, cosine: p.Cosine = p.cosine_or_one) -> Stage:
 
     Args:
       t: how far, in [0, 1]: 0 is the base, 1 the expert.
-      cosine: `(x, y, axes) -> cosines` of the angle; the default is 1, hence linear,
-        where the base or the expert is 0.
+      cosine: `[2, 2, ...] -> [1, ...]`, of the angle, from the inner products of base
+        and expert; the default is 1, hence linear, where one of them is 0.
 
     Returns:
       A stage `[1, *d] -> [1, *d]`: `[k, *d] -> [1, *d]` for exactly one expert. Each
@@ -36,15 +37,25 @@ def slerp(t: Number = 0.5, *, cosine: p.Cosine = p.cosine_or_one) -> Stage:
       take a right angle to a vector that is 0: `cosine=primitives.cosine`.
     """
     _check.within("slerp", 0.0, 1.0, t=t)
-    return sided(along_the_arc, t=t, cosine=Partial(cosine))
+    return surveyed(_settled, sided_survey(_gram), t=t, cosine=Partial(cosine))
+
+
+def _gram(d: Deltas, side: Side) -> Float[Array, " 2 2 *ones"]:
+    """Inner products of the base and the expert."""
+    _check.experts("slerp", EXPERTS, len(d))
+    base = side.base.astype(d.dtype)[None]
+    return p.gram(jnp.concatenate([base, base + d]), p.whole(d))
+
+
+def _settled(gram: p.Gram, *, t: Number, cosine: Partial) -> Stage:
+    shares = p.slerp_shares(cosine(gram), t, straight=0.9995)
+    return sided(along_the_arc, shares=shares)
 
 
 def along_the_arc(
-    d: Deltas, side: Side, *, t: Number, cosine: Partial
+    d: Deltas, side: Side, *, shares: tuple[p.Each, p.Each]
 ) -> Float[Array, " 1 *d"]:
-    """What to add to the base."""
-    _check.experts("slerp", EXPERTS, len(d))
+    """What to add to the base, of which and of the expert these are the shares."""
+    first, second = shares
     base = side.base.astype(d.dtype)[None]
-    between = cosine(base, base + d, p.whole(d))
-    first, second = p.slerp_shares(between, t, straight=0.9995)
     return (first + second - 1) * base + second * d

@@ -2,7 +2,7 @@
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, stage
+from mda_jax.combine import chain, entrywise
 
 
 def task_arithmetic(scale: Number = 0.3, weights: p.Weights | None = None) -> Stage:
@@ -23,6 +23,6 @@ def task_arithmetic(scale: Number = 0.3, weights: p.Weights | None = None) -> St
       https://arxiv.org/abs/2212.04089, section 2.
     """
     if weights is None:
-        return stage(p.scaled, by=scale)
-    shares = stage(p.weighted, weights=p.per_expert(weights))
-    return chain(shares, stage(p.scaled, by=scale))
+        return entrywise(p.scaled, by=scale)
+    shares = entrywise(p.weighted, weights=p.per_expert(weights))
+    return chain(shares, entrywise(p.scaled, by=scale))

@@ -7,14 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from mda_jax import _check, methods, primitives as p, trees
-from mda_jax._types import Deltas, Role, Stage, WholeModel
-from mda_jax.combine import chain, sided, stage
-from mda_jax.methods._dare_linear import dropped
-from mda_jax.methods._della_linear import dropped_by_rank
-from mda_jax.methods._sce import guarded_energy_shares
+from mda_jax._types import Role, Stage, WholeModel
+from mda_jax.combine import chain, entrywise, stage
+from mda_jax.methods._dare_linear import at_random, dropped
+from mda_jax.methods._della_linear import by_rank
+from mda_jax.methods._sce import fused, guarded_energy_shares
 from mda_jax.methods._task_arithmetic import task_arithmetic
 from mda_jax.methods._ties import elected_sum, elected_weighted_mean
 from mda_jax.pipeline.config import Request, Section
@@ -158,13 +157,25 @@ def _sce(n: Numbers) -> Step:
         "coefficients": guarded_energy_shares,
         "elect": p.nonnegative_sign_of_sum,
     }
-    return Step(methods.sce(n.common["select_topk"], **rules))
+    share = n.common["select_topk"]
+    return Step(fused(**rules) if share == 1 else methods.sce(share, **rules))
 
 
 def _ties(n: Numbers) -> Step:
     """Trimmed on the way in: one expert at a time, in the memory of a few slices."""
-    trim = Trim(n.each("density"), bool(n.common["rescale"]))
-    return Step(_voted(n), trim)
+    return Step(_voted(n), _trim(n))
+
+
+def _breadcrumbs(n: Numbers) -> Step:
+    return Step(_summed(n), _trim(n, n.each("gamma")))
+
+
+def _breadcrumbs_ties(n: Numbers) -> Step:
+    return Step(_voted(n), _trim(n, n.each("gamma")))
+
+
+def _trim(n: Numbers, outliers: tuple[float, ...] = ()) -> Trim:
+    return Trim(n.each("density"), bool(n.common["rescale"]), outliers)
 
 
 def _task_arithmetic(n: Numbers) -> Step:
@@ -179,11 +190,11 @@ def _summed(n: Numbers) -> Stage:
 def _voted(n: Numbers) -> Stage:
     """mergekit's election: weights vote, and share the disjoint mean, as weights."""
     weights = array(n.each("weight"))
-    mean = stage(elected_weighted_mean, weights=weights)
+    mean = entrywise(elected_weighted_mean, weights=weights)
     return chain(
-        stage(p.weighted, weights=weights),
-        mean if n.common["normalize"] else stage(elected_sum),
-        stage(p.scaled, by=n.common["lambda"]),
+        entrywise(p.weighted, weights=weights),
+        mean if n.common["normalize"] else entrywise(elected_sum),
+        entrywise(p.scaled, by=n.common["lambda"]),
     )
 
 
@@ -195,29 +206,18 @@ def _after(
 
 def _at_random(n: Numbers) -> Stage:
     density = array(n.each("density"))
-    return sided(dropped, density=density, rescale=_rescale(n), ids=ids(n))
+    return dropped(at_random, _rescale(n), density=density, ids=ids(n))
 
 
 def _at_random_by_rank(n: Numbers) -> Stage:
     for density, epsilon in zip(n.each("density"), n.each("epsilon"), strict=True):
         _check.probabilities("della", density, epsilon)
     numbers = {name: array(n.each(name)) for name in ("density", "epsilon")}
-    return sided(dropped_by_rank, **numbers, rescale=_rescale(n), ids=ids(n))
+    return dropped(by_rank, _rescale(n), **numbers, ids=ids(n))
 
 
-def _in_a_band(n: Numbers) -> Stage:
-    density, outliers = array(n.each("density")), array(n.each("gamma"))
-    return stage(_banded, density=density, outliers=outliers, rescale=_rescale(n))
-
-
-def _banded(
-    d: Deltas, *, density: jax.Array, outliers: jax.Array, rescale: Partial
-) -> Deltas:
-    return rescale(p.keep_band(d, density=density, outliers=outliers), d, density)
-
-
-def _rescale(n: Numbers) -> Partial:
-    return Partial(p.by_l1_norm if n.common["rescale"] else p.as_kept)
+def _rescale(n: Numbers) -> p.Rescale:
+    return p.by_l1_norm if n.common["rescale"] else p.as_kept
 
 
 def ids(n: Numbers) -> jax.Array:
@@ -258,11 +258,9 @@ _ONE = partial(into_base, most=1)
 _TWO = partial(_into_base_if_any, most=2)
 MERGEKIT = {
     "arcee_fusion": Dialect({}, _ONE, _arcee_fusion, NOWHERE),
-    "breadcrumbs": Dialect(
-        _ARITHMETIC | _BAND, into_base, _after(_in_a_band, _summed), NOWHERE
-    ),
+    "breadcrumbs": Dialect(_ARITHMETIC | _BAND, into_base, _breadcrumbs, EVERYWHERE),
     "breadcrumbs_ties": Dialect(
-        _ARITHMETIC | _BAND, into_base, _after(_in_a_band, _voted), NOWHERE
+        _ARITHMETIC | _BAND, into_base, _breadcrumbs_ties, EVERYWHERE
     ),
     "dare_linear": Dialect(
         _ARITHMETIC | _RESCALED, into_base, _after(_at_random, _summed), NOWHERE

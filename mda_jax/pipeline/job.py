@@ -1,8 +1,6 @@
 """A merge, settled before anything is written: every tensor has its rule."""
 
-import mmap
 import os
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +26,6 @@ from mda_jax.pipeline.naming import Naming, Rules, load_naming
 from mda_jax.pipeline.parts import Part, parts, unused
 from mda_jax.pipeline.recipe import ELSEWHERE, Recipe, recipe
 from mda_jax.pipeline.sources import Sources
-from mda_jax.pipeline.streaming import held
 
 
 class Job(NamedTuple):
@@ -253,44 +250,3 @@ def _rule(todo: Recipe, part: Part, role: Role) -> str:
     if part.rounded_to is not None:
         return f"merged by {todo.method}, all in {part.rounded_to}"
     return f"merged by {todo.method}"
-
-
-def peak_memory(job: Job) -> int | None:
-    """Bytes that the merge is to hold at most, JAX and its compiler included.
-
-    The kernels are compiled for it, so that this process holds by now what JAX takes.
-    None for a method that sees the whole model.
-    """
-    each = []
-    for part, sources in job.parts:
-        if any(isinstance(step.method, WholeModel) for step in part.steps.values()):
-            return None
-        each.append(held(sources, part.steps, part.elementwise, job.plan))
-    return _resident() + max(each)
-
-
-def _resident() -> int:
-    """Bytes that this process holds; the most it ever held where `/proc` is missing."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return pages * mmap.PAGESIZE
-
-
-def check_memory(job: Job, most: int) -> None:
-    """Refuse a merge that would hold more.
-
-    Raises:
-      ConfigError: it would, or what it holds cannot be told.
-    """
-    method, peak = job.recipe.method, peak_memory(job)
-    if peak is None:
-        problem = "sees the whole model, and its memory cannot be told beforehand."
-        raise ConfigError(f"{method} {problem} Leave out the ceiling.")
-    if peak > most:
-        raise ConfigError(
-            f"{method} would hold {peak / 1e6:.0f} MB here, more than the"
-            f" {most / 1e6:.0f} MB allowed. Allow more, or choose a method that works"
-            " entry by entry."
-        )

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from mda_jax import trees
 from mda_jax.pipeline.adapters import Adapted
 from mda_jax.pipeline.arithmetic import Arithmetic, in_float32
-from mda_jax.pipeline.job import Job, peak_memory, settle
+from mda_jax.pipeline.job import Job, settle
+from mda_jax.pipeline.memory import peak_memory
 from mda_jax.pipeline.naming import Naming, Rules
 from mda_jax.pipeline.parameters import Numbers, Signature
 
@@ -62,8 +63,7 @@ class Plan(NamedTuple):
       tied: model -> tensor -> the tied one that is used instead.
       bytes_read: of weights, each model's counted once.
       bytes_written: of weights.
-      peak_memory: bytes that the merge is to hold at most, as the compiler predicts;
-        None for a method that sees the whole model.
+      peak_memory: bytes that the merge is to hold at most, as the compiler predicts.
       differences: where the result differs from mergekit's, and why.
       names: how many tensors follow each rule for names, one line each.
       warnings: what deserves a second look, one line each.
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
     tied: dict[str, dict[str, str]]
     bytes_read: int
     bytes_written: int
-    peak_memory: int | None
+    peak_memory: int
     differences: list[str]
     names: list[str]
     warnings: list[str]
@@ -84,10 +84,9 @@ class Plan(NamedTuple):
         """What is not in the rows, one line each."""
         lines = [
             f"reads {self.bytes_read / 1e9:.3g} GB, writes"
-            f" {self.bytes_written / 1e9:.3g} GB"
+            f" {self.bytes_written / 1e9:.3g} GB",
+            f"holds at most {self.peak_memory / 1e6:.0f} MB",
         ]
-        if self.peak_memory is not None:
-            lines.append(f"holds at most {self.peak_memory / 1e6:.0f} MB")
         for model, names in self.dropped.items():
             for why, count in Counter(names.values()).items():
                 lines.append(f"{model}: {count} tensors {why}")
@@ -139,7 +138,7 @@ def plan(
         job.tied,
         read,
         sum(spec.nbytes for spec in job.specs.values()),
-        peak_memory(job),
+        peak_memory(job).size,
         _differences(job),
         job.naming.lines(job.models.values()),
         job.tokens.warnings,

@@ -8,6 +8,7 @@ deltas, and what they return is the merged weight, in place of a change.
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ from jaxtyping import Array, Float
 from mda_jax import primitives as p
 from mda_jax._types import Deltas, Number, Rows, Side, Stage
 from mda_jax.combine import Fixed, chain, sided, stage
-from mda_jax.methods._dare_linear import dropped
-from mda_jax.methods._della_linear import dropped_by_rank
+from mda_jax.methods._dare_linear import at_random, dropped
+from mda_jax.methods._della_linear import by_rank
 from mda_jax.methods._ram import changers, changes
 from mda_jax.pipeline.dialect import array, ids
 from mda_jax.pipeline.parameters import Numbers
@@ -52,10 +53,6 @@ def rounding_stage(
 
 def _rounded(dtype: Fixed, x: Array) -> Array:
     return p.rounded(x, to=dtype.value)
-
-
-def _exact(x: Array) -> Array:
-    return x
 
 
 def _over(x: Array, y: Array | Number) -> Array:
@@ -146,7 +143,7 @@ def _after(
 
 
 def _largest(n: Numbers, r: Partial) -> Stage:
-    rescale = _rescale(n, r)
+    rescale = Partial(_rescale(n, r.args[0].value))
     return stage(trimmed, density=Fixed(n.each("density")), rescale=rescale)
 
 
@@ -159,7 +156,7 @@ def trimmed(d: Deltas, *, density: Fixed, rescale: Partial) -> Deltas:
 
 def _in_a_band(n: Numbers, r: Partial) -> Stage:
     density, outliers = array(n.each("density")), array(n.each("gamma"))
-    rescale = _rescale(n, r)
+    rescale = Partial(_rescale(n, r.args[0].value))
     return stage(banded, density=density, outliers=outliers, rescale=rescale)
 
 
@@ -169,31 +166,41 @@ def banded(d: Deltas, *, density: Array, outliers: Array, rescale: Partial) -> D
 
 
 def _at_random(n: Numbers, r: Partial) -> Stage:
-    density, rescale = array(n.each("density")), _rescale(n, _of_draws(r))
-    return sided(dropped, density=density, rescale=rescale, ids=ids(n))
+    density = array(n.each("density"))
+    return dropped(at_random, _after_draws(n, r), density=density, ids=ids(n))
 
 
 def _at_random_by_rank(n: Numbers, r: Partial) -> Stage:
     numbers = {name: array(n.each(name)) for name in ("density", "epsilon")}
-    rescale = _rescale(n, _of_draws(r))
-    return sided(dropped_by_rank, **numbers, rescale=rescale, ids=ids(n))
+    return dropped(by_rank, _after_draws(n, r), **numbers, ids=ids(n))
 
 
-def _of_draws(r: Partial) -> Partial:
+def _after_draws(n: Numbers, r: Partial) -> p.Rescale:
     """On a CPU PyTorch draws for float16 in float32, and mergekit rescales there."""
-    return Partial(_exact) if r.args[0].value == np.float16 else r
+    dtype = r.args[0].value
+    return _rescale(n, np.dtype(np.float32) if dtype == np.float16 else dtype)
 
 
-def _rescale(n: Numbers, r: Partial) -> Partial:
-    return Partial(by_l1_norm, r=r) if n.common["rescale"] else Partial(p.as_kept)
+def _rescale(n: Numbers, dtype: np.dtype) -> p.Rescale:
+    return by_l1_norm(dtype) if n.common["rescale"] else p.as_kept
 
 
-def by_l1_norm(kept: Deltas, d: Deltas, density: p.Density, *, r: Partial) -> Deltas:
+@cache
+def by_l1_norm(dtype: np.dtype) -> p.Rescale:
     """Give each expert its L1 norm back, unless either norm is below 1e-7."""
-    del density
-    whole, left = (r(jnp.abs(x).sum(p.whole(d), keepdims=True)) for x in (d, kept))
-    tiny = jnp.minimum(whole, left) < 1e-7
-    return r(kept * jnp.where(tiny, 1, r(_over(whole, left))))
+    r = Partial(_rounded, Fixed(dtype))
+
+    def norms(kept: Deltas, d: Deltas) -> tuple[Each, Each]:
+        whole, left = (r(jnp.abs(x).sum(p.whole(x), keepdims=True)) for x in (d, kept))
+        return whole, left
+
+    def to_norm(kept: Deltas, density: p.Density, found: tuple[Each, Each]) -> Deltas:
+        del density
+        whole, left = found
+        tiny = jnp.minimum(whole, left) < 1e-7
+        return r(kept * jnp.where(tiny, 1, r(_over(whole, left))))
+
+    return p.Rescale(norms, to_norm)
 
 
 # Averages of weights, and SLERP: in float32, rounded in the end.
@@ -243,10 +250,9 @@ def _slerp(n: Numbers, r: Partial) -> Stage:
 
 def along_the_arc(d: Deltas, *, t: Number) -> Row:
     """Between base and expert, each a vector seen from 0."""
-    base, expert = d[:1], d[1:]
-    between = p.cosine(base, expert, p.whole(d))
+    between = p.cosine(p.gram(d, p.whole(d)))
     first, second = p.slerp_shares(between, t, straight=0.9995)
-    return first * base + second * expert
+    return first * d[:1] + second * d[1:]
 
 
 # Vectors and the angles between them.

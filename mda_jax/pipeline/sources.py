@@ -89,13 +89,14 @@ class Sources(NamedTuple):
         if trim is None:
             return (KEEP_ALL,) * len(self.experts)
         size, rescale = self.donor.spec(name).size, trim.rescale
+        outliers = trim.outliers or (0.0,) * len(trim.densities)
 
-        def find(i: int, density: float) -> Cut:
+        def find(i: int, density: float, largest: float) -> Cut:
             read = partial(self._delta, name, i)
-            return find_cut(read, size, density, rescale=rescale)
+            return find_cut(read, size, density, rescale=rescale, outliers=largest)
 
         with ThreadPoolExecutor() as threads:  # NumPy lets go of the interpreter
-            return tuple(threads.map(find, count(), trim.densities))
+            return tuple(threads.map(find, count(), trim.densities, outliers))
 
     def not_finite(self, name: str) -> MergeError:
         """The error for NaN or infinity in one merged tensor; says where it is from."""

@@ -2,38 +2,39 @@
 
 Where a method treats every entry by itself, tensors are cut and joined into flat runs
 of one length: one compilation serves them all, and the largest table needs no more
-memory than a run. Other tensors go to the engine whole, bucket by bucket.
+memory than a run. Where it treats every row by itself, once it has surveyed all rows of
+a tensor, large tensors are cut into pieces of rows, and read once more for each survey.
+Other tensors go to the engine whole, bucket by bucket. The lengths of runs and pieces
+depend on the number of experts alone, so the result does not depend on the machine.
 """
 
 import math
-from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mda_jax import engine, trees
-from mda_jax._types import Role
-from mda_jax.pipeline.bits import SLICE
+from mda_jax._types import Role, Stage, WholeModel
+from mda_jax.combine import by_rows
 from mda_jax.pipeline.recipe import Step
 from mda_jax.pipeline.sources import Piece, Sources
-from mda_jax.pipeline.trim import Cut
+from mda_jax.pipeline.trim import Cut, Trim
 
 
 BUDGET = 8 << 20  # bytes of float32 copies that one call of the engine works on
 
-_SLICES = 4 * 8 * SLICE  # bytes of those that tensors are trimmed and measured by
 WAITING = 4  # chunks that may wait to be written
 
 _ALIGNMENT = 64  # bytes
 
 Run = list[Piece]
+_Plan = dict[str, trees.Layout]
 Chunk = tuple[Piece, np.ndarray]  # some entries of a tensor, [n]
 _Item = TypeVar("_Item")
-_Call = tuple[Any, Any, trees.Layout, int]  # base, experts (abstract), layout, batch
 _FLAT = trees.Layout(Role.VECTOR, out=(0,))
 
 
@@ -58,77 +59,63 @@ def merged(
       `sources.dtypes`.
     """
     entries = _entries(sources)
-    for step, runs, whole in _groups(sources, steps, elementwise, plan):
+    for step, runs, large, whole in _groups(sources, steps, elementwise, plan):
         for names in runs:
             yield from _in_runs(sources, step, names, entries)
+        for name, method in large.items():
+            yield from _by_rows(sources, method, name, plan[name], key, entries)
         yield from _in_buckets(sources, step, whole, key, entries)
 
 
-def held(
+class Call(NamedTuple):
+    """The largest thing that the engine is given of some tensors alike."""
+
+    tensor: str
+    method: Stage | WholeModel
+    base: jax.ShapeDtypeStruct
+    experts: Any  # one each, or one array `[k, ...]` of all
+    layout: trees.Layout
+    batch: int
+
+
+def calls(
     sources: Sources,
     steps: Mapping[str, Step],
     elementwise: Container[Role],
     plan: Mapping[str, trees.Layout],
-) -> int:
-    """Bytes that `merged` holds at most; compiles its kernels, and reads nothing.
-
-    Args:
-      sources: the models.
-      steps: as for `merged`, stages alone.
-      elementwise: as for `merged`.
-      plan: as for `merged`.
-
-    Returns:
-      Mapped files, their copies, what the compiler sets aside, and the results that
-      wait to be written.
-    """
-    entries, most = _entries(sources), lru_cache(_most)
-    found = [0]
-    for step, runs, whole in _groups(sources, steps, elementwise, plan):
-        leaves, structure = jax.tree.flatten(step.method)
-        kinds = structure, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
-        calls: list[_Call] = []
+) -> Iterator[Call]:
+    """What `merged` works on at once, given the same."""
+    entries = _entries(sources)
+    for step, runs, large, whole in _groups(sources, steps, elementwise, plan):
         for names in runs:
             length = _length(sum(sources.leaf(n).size for n in names), entries)
-            base = jax.ShapeDtypeStruct((length,), sources.dtypes[names[0]])
-            shape = len(sources.experts), length
-            rows = jax.ShapeDtypeStruct(shape, _type(sources, step, names))
-            calls.append((base, rows, _FLAT, 1))
+            pair = _together(sources, names, (length,), step.trim)
+            yield Call(names[0], step.method, *pair, _FLAT, 1)
+        for name, method in large.items():
+            shape = _rows(sources.leaf(name).shape, entries)
+            yield Call(name, method, *_together(sources, [name], shape), plan[name], 1)
         for bucket in trees.buckets({n: sources.leaf(n) for n in whole}, whole):
             name, batch = bucket.names[0], _batch(bucket, entries)
-            base, types = sources.leaf(name), sources.types(name)
-            experts = tuple(jax.ShapeDtypeStruct(base.shape, t) for t in types)
-            calls.append((base, experts, whole[name], min(len(bucket.names), batch)))
-        found += (most(_Static(kinds, step.method), *call) for call in calls)
-    return max(found) + _SLICES
+            batch = min(len(bucket.names), batch)
+            leaf, types = sources.leaf(name), sources.types(name)
+            experts = tuple(jax.ShapeDtypeStruct(leaf.shape, t) for t in types)
+            yield Call(name, step.method, leaf, experts, whole[name], batch)
 
 
-class _Static:
-    """A stage that counts as equal to another with other numbers of the same kinds."""
+def _together(
+    sources: Sources, names: list[str], shape: tuple[int, ...], trim: Trim | None = None
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Entries of the base, and those of the experts in one array that loses nothing.
 
-    def __init__(self, kinds: Hashable, stage: Any):
-        self.kinds, self.stage = kinds, stage
-
-    def __hash__(self) -> int:
-        return hash(self.kinds)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self.kinds == other.kinds
-
-
-def _most(
-    stage: _Static, base: Any, experts: Any, layout: trees.Layout, batch: int
-) -> int:
-    """Bytes that the calls for leaves of one kind hold."""
-    leaves = {str(i): base for i in range(batch)}
-    found = engine.workspaces(
-        leaves,
-        lambda name: (base, experts),
-        stage.stage,
-        layout=lambda leaves: dict.fromkeys(leaves, layout),
-        batch=batch,
-    )
-    return max(2 * w.arguments + w.temporary + WAITING * w.results for w in found)
+    Its type is the one that the experts share, or else float32.
+    """
+    dtype = sources.dtypes[names[0]]
+    types = {t for name in names for t in sources.types(name)}
+    if trim is not None:
+        types |= {dtype, np.dtype(np.float32)} if trim.rescale else {dtype}
+    common = types.pop() if len(types) == 1 else np.dtype(np.float32)
+    experts = jax.ShapeDtypeStruct((len(sources.experts), *shape), common)
+    return jax.ShapeDtypeStruct(shape, dtype), experts
 
 
 def _entries(sources: Sources) -> int:
@@ -146,13 +133,41 @@ def _groups(
     steps: Mapping[str, Step],
     elementwise: Container[Role],
     plan: Mapping[str, trees.Layout],
-) -> Iterator[tuple[Step, list[list[str]], dict[str, trees.Layout]]]:
-    """For each step the tensors that go in runs, by their type, and all others."""
+) -> Iterator[tuple[Step, list[list[str]], dict[str, WholeModel], _Plan]]:
+    """For each step the tensors that go in runs, by their type; by rows; and whole."""
+    entries = _entries(sources)
     for step, names in _alike(steps):
         flat = [name for name in names if plan[name].role in elementwise]
         types = dict.fromkeys(sources.dtypes[name] for name in flat)
         runs = [[n for n in flat if sources.dtypes[n] == dtype] for dtype in types]
-        yield step, runs, {n: plan[n] for n in names if plan[n].role not in elementwise}
+        others = {n: plan[n] for n in names if plan[n].role not in elementwise}
+        method = by_rows(step.method)
+        large = {
+            name: method
+            for name, layout in others.items()
+            if method and _has_rows(sources.leaf(name), layout, entries)
+        }
+        yield step, runs, large, {n: others[n] for n in others if n not in large}
+
+
+def _has_rows(leaf: jax.ShapeDtypeStruct, layout: trees.Layout, entries: int) -> bool:
+    """Whether a leaf is large, and its first axis that of the weight."""
+    is_large = leaf.size > entries and leaf.ndim > 1
+    return is_large and trees.is_canonical(leaf.shape, layout)
+
+
+def _rows(shape: tuple[int, ...], entries: int) -> tuple[int, ...]:
+    """The shape of the pieces of a leaf, of which the last may have fewer rows.
+
+    Of alike pieces if they need not be less than half as large for that.
+
+    >>> _rows((12, 4), 20), _rows((13, 4), 20), _rows((13, 40), 20)
+    ((4, 4), (5, 4), (1, 40))
+    """
+    total, *rest = shape
+    most = max(1, entries // math.prod(rest))
+    alike = (rows for rows in range(most, most // 2, -1) if total % rows == 0)
+    return (next(alike, most), *rest)
 
 
 def _alike(steps: Mapping[str, Step]) -> list[tuple[Step, list[str]]]:
@@ -186,6 +201,49 @@ def _in_buckets(
             yield Piece(name, slice(0, merged_entries.size)), merged_entries
 
 
+def _by_rows(
+    sources: Sources,
+    method: WholeModel,
+    name: str,
+    layout: trees.Layout,
+    key: jax.Array,
+    entries: int,
+) -> Iterator[Chunk]:
+    """One tensor, some rows at a time."""
+    leaf = sources.leaf(name)
+    rows, *rest = _rows(leaf.shape, entries)
+    starts = {str(i): i for i in range(0, leaf.shape[0], rows)}
+    leaves = {
+        label: jax.ShapeDtypeStruct((min(rows, leaf.shape[0] - i), *rest), leaf.dtype)
+        for label, i in starts.items()
+    }
+    width = math.prod(rest)
+    parts = {
+        label: slice(i * width, i * width + leaves[label].size)
+        for label, i in starts.items()
+    }
+
+    def read(label: str) -> tuple[np.ndarray, np.ndarray]:
+        pair = _together(sources, [name], leaves[label].shape)
+        base, experts = map(_aligned, pair)
+        flat = base.reshape(-1), experts.reshape(len(experts), -1)
+        piece = Piece(name, parts[label])
+        sources.fill(piece, None, sources.cuts(name, None), *flat)
+        return base, experts
+
+    merging = engine.stream(
+        leaves,
+        read,
+        method,
+        key=key,
+        layout=lambda leaves: dict.fromkeys(leaves, layout),
+        batch=1,
+        places={label: engine.Place(name, i) for label, i in starts.items()},
+    )
+    for label, merged_rows in merging:
+        yield Piece(name, parts[label]), np.asarray(merged_rows).reshape(-1)
+
+
 def _in_runs(
     sources: Sources, step: Step, names: list[str], entries: int
 ) -> Iterator[Chunk]:
@@ -197,9 +255,7 @@ def _in_runs(
         return
     length = _length(sum(sizes.values()), entries)
     runs = {str(i): run for i, run in enumerate(_runs(sizes, length))}
-    leaf = jax.ShapeDtypeStruct((length,), sources.dtypes[names[0]])
-    shape = len(sources.experts), length
-    rows = jax.ShapeDtypeStruct(shape, _type(sources, step, names))
+    leaf, rows = _together(sources, names, (length,), step.trim)
     # While JAX reads the arrays of one run, the next run is written to the others.
     memory = cycle([(_aligned(leaf), _aligned(rows)) for _ in range(2)])
 
@@ -271,15 +327,6 @@ def _runs(sizes: dict[str, int], entries: int) -> list[Run]:
             left -= stop - start
             start = stop
     return [run for run in runs if run]
-
-
-def _type(sources: Sources, step: Step, names: list[str]) -> np.dtype:
-    """In which the experts' entries lose nothing: the one they share, or float32."""
-    types = {t for name in names for t in sources.types(name)}
-    if step.trim is not None:
-        types |= {sources.dtypes[name] for name in names}
-    exact = len(types) == 1 and not (step.trim is not None and step.trim.rescale)
-    return types.pop() if exact else np.dtype(np.float32)
 
 
 def _aligned(leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""TIES's trimming of one expert at a time, in the memory of a few slices.
+"""Trimming of one expert at a time, in the memory of a few slices.
 
-The engine's own selection (`primitives.keep_count`) sees all experts of a weight at
-once, which is too much for the token table of a large model. Both keep the same
-entries.
+The engine's own selection (`primitives.keep_count`, `keep_band`) sees all experts of a
+weight at once, which is too much for the token table of a large model. Both keep the
+same entries.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,17 +25,18 @@ class Trim(NamedTuple):
 
     densities: tuple[float, ...]  # share of entries that each expert keeps
     rescale: bool  # whether what is kept takes over the L1 norm of all
+    outliers: tuple[float, ...] = ()  # share of the largest dropped, if any
 
 
-class Cut(NamedTuple):
-    """Which entries of a flat delta stay."""
+class Bound(NamedTuple):
+    """Which entries of a flat delta are among the largest."""
 
     magnitude: float  # all that are larger
     last: int  # and those as large, up to this position
-    factor: float = 1.0  # of what stays
+    total: float  # of their magnitudes
 
-    def keeps(self, delta: np.ndarray, start: int) -> np.ndarray:
-        """Which entries stay, of a flat slice that begins at position `start`."""
+    def reached(self, delta: np.ndarray, start: int) -> np.ndarray:
+        """Which entries are, of a flat slice that begins at position `start`."""
         sizes = np.abs(delta)
         keeps = sizes >= self.magnitude
         late = max(0, self.last + 1 - start)
@@ -42,10 +44,30 @@ class Cut(NamedTuple):
         return keeps
 
 
-KEEP_ALL = Cut(-1.0, -1)
+_NONE = Bound(np.inf, -1, 0.0)
 
 
-def find_cut(read: Read, size: int, density: float, *, rescale: bool) -> Cut:
+class Cut(NamedTuple):
+    """Which entries of a flat delta stay: those between two bounds."""
+
+    least: Bound
+    most: Bound = _NONE
+    factor: float = 1.0  # of what stays
+
+    def keeps(self, delta: np.ndarray, start: int) -> np.ndarray:
+        """Which entries stay, of a flat slice that begins at position `start`."""
+        keeps = self.least.reached(delta, start)
+        if self.most != _NONE:
+            keeps &= ~self.most.reached(delta, start)
+        return keeps
+
+
+KEEP_ALL = Cut(Bound(-1.0, -1, np.inf))
+
+
+def find_cut(
+    read: Read, size: int, density: float, *, rescale: bool, outliers: float = 0.0
+) -> Cut:
     """Where to cut a delta so that `int(density * size)` entries stay, at least one.
 
     Args:
@@ -53,9 +75,11 @@ def find_cut(read: Read, size: int, density: float, *, rescale: bool) -> Cut:
       size: its number of entries, n >= 1.
       density: share of entries kept, in (0, 1].
       rescale: whether what is kept is to have the L1 norm of all.
+      outliers: share of the largest entries that are dropped first, in [0, 1]; less
+        where the rest would not do.
 
     Returns:
-      The cut; among equal magnitudes the earlier entries stay.
+      The cut; among equal magnitudes the earlier counts as the larger.
 
     >>> delta = np.array([1.0, -3.0, 2.0, 2.0], np.float32)
     >>> cut = find_cut(delta.__getitem__, 4, 0.5, rescale=False)
@@ -65,18 +89,30 @@ def find_cut(read: Read, size: int, density: float, *, rescale: bool) -> Cut:
     keep = max(1, int(density * size))
     if keep >= size:
         return KEEP_ALL
+    top = min(int(outliers * size), size - keep)
     sample = _sample(read, size)
-    brackets = (_bracket(sample, keep / size, margin) for margin in _MARGINS)
+    find = partial(_bound, read, size, sample, rescale=rescale)
+    least, total = find(keep + top)
+    most, _ = find(top) if top else (_NONE, total)
+    factor = _ratio(total, least.total - most.total) if rescale else 1.0
+    return Cut(least, most, factor)
+
+
+def _bound(
+    read: Read, size: int, sample: np.ndarray, count: int, *, rescale: bool
+) -> tuple[Bound, float]:
+    """What the `count` largest entries of a delta reach, and the sum of all."""
+    brackets = (_bracket(sample, count / size, margin) for margin in _MARGINS)
     attempts = (_between(read, size, *each, rescale=rescale) for each in brackets)
-    fits = (f for f in attempts if f.above < keep <= f.above + f.inside.size)
+    fits = (f for f in attempts if f.above < count <= f.above + f.inside.size)
     found = next(fits)
-    place = found.above + found.inside.size - keep  # from the smallest inside
+    place = found.above + found.inside.size - count  # from the smallest inside
     if found.inside.flags.writeable:
         found.inside.partition(place)
     magnitude, kept = float(found.inside[place]), found.inside[place:]
     left = int(np.count_nonzero(kept == magnitude))
-    factor = _ratio(found.total, found.total_above + _sum(kept)) if rescale else 1.0
-    return Cut(magnitude, _last(read, size, magnitude, left), factor)
+    last = _last(read, size, magnitude, left)
+    return Bound(magnitude, last, found.total_above + _sum(kept)), found.total
 
 
 class _Found(NamedTuple):

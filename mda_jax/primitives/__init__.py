@@ -16,6 +16,7 @@ from mda_jax.primitives.cores import (
 )
 from mda_jax.primitives.dropping import (
     Density as Density,
+    Rescale as Rescale,
     as_kept as as_kept,
     by_l1_norm as by_l1_norm,
     by_probability as by_probability,
@@ -58,14 +59,20 @@ from mda_jax.primitives.signs import (
 from mda_jax.primitives.spheres import (
     Axes as Axes,
     Cosine as Cosine,
+    Each as Each,
+    Gram as Gram,
+    One as One,
     angle as angle,
     columns as columns,
     cosine as cosine,
     cosine_of_mean_angle as cosine_of_mean_angle,
     cosine_or_one as cosine_or_one,
     cosines as cosines,
+    gram as gram,
+    gram_across_rows as gram_across_rows,
     length as length,
     mean_cosine as mean_cosine,
+    or_one as or_one,
     root as root,
     rows as rows,
     slerp_shares as slerp_shares,

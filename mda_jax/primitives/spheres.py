@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mda_jax._types import Deltas, Number, Rows
+from mda_jax._types import Deltas, Number
 from mda_jax.primitives.averages import mean
 
 
 Axes: TypeAlias = tuple[int, ...]  # of deltas [k, *d]: those that run along a vector
 Each: TypeAlias = Float[Array, " k *ones"]  # one number for each vector, broadcastable
-Cosine: TypeAlias = Callable[[Deltas, Rows, Axes], Each]
+Gram: TypeAlias = Float[Array, " k k *ones"]  # inner products of vectors
+One: TypeAlias = Float[Array, " 1 *ones"]
+Cosine: TypeAlias = Callable[[Gram], One]  # of angles, of two vectors or of all pairs
 
 
 def whole(d: Deltas) -> Axes:
@@ -41,26 +43,41 @@ def length(x: Deltas, axes: Axes) -> Each:
     return root((x * x).sum(axes, keepdims=True))
 
 
+def or_one(lengths: Each) -> Each:
+    """1 in place of 0: to divide by."""
+    return jnp.where(lengths > 0, lengths, 1)
+
+
 def unit(x: Deltas, axes: Axes) -> Deltas:
     """Each vector over its length; 0 stays 0."""
-    norm = length(x, axes)
-    return x / jnp.where(norm > 0, norm, 1)
+    return x / or_one(length(x, axes))
 
 
-def cosine(x: Deltas, y: Rows, axes: Axes) -> Each:
-    """Of the angle between two vectors; 0 where one is 0."""
-    return (unit(x, axes) * unit(y, axes)).sum(axes, keepdims=True)
+def gram(d: Deltas, axes: Axes) -> Gram:
+    """Inner products of the vectors of all experts, with each other."""
+    return jnp.stack([(d * row[None]).sum(axes, keepdims=True) for row in d])
 
 
-def cosine_or_one(x: Deltas, y: Rows, axes: Axes) -> Each:
-    """Of the angle between two vectors; 1 where one is 0, and has no direction."""
-    present = (length(x, axes) > 0) & (length(y, axes) > 0)
-    return jnp.where(present, cosine(x, y, axes), 1)
+def gram_across_rows(d: Deltas, axes: Axes) -> Gram | None:
+    """As `gram`: a sum over rows; None where each vector lies within a row."""
+    return gram(d, axes) if 1 in axes else None
 
 
-def cosines(d: Deltas, axes: Axes) -> Float[Array, " k k *ones"]:
+def cosines(gram: Gram) -> Gram:
     """Of the angles between the vectors of all experts; 0 where one is 0."""
-    return jnp.stack([cosine(d, row[None], axes) for row in d])
+    lengths = or_one(_lengths(gram))
+    return gram / (lengths[None] * lengths[:, None])  # exactly 1 for numbers
+
+
+def cosine(gram: Gram) -> One:
+    """Of the angle between two vectors; 0 where one is 0."""
+    return cosines(gram)[:1, 1]
+
+
+def cosine_or_one(gram: Gram) -> One:
+    """Of the angle between two vectors; 1 where one is 0, and has no direction."""
+    present = (_lengths(gram) > 0).all(0, keepdims=True)
+    return jnp.where(present, cosine(gram), 1)
 
 
 def angle(cosine: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -70,14 +87,14 @@ def angle(cosine: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.where(inside, jnp.arccos(jnp.where(inside, cosine, 0)), ends)
 
 
-def mean_cosine(d: Deltas, axes: Axes) -> Float[Array, " 1 *ones"]:
+def mean_cosine(gram: Gram) -> One:
     """Mean of the cosines over all pairs of experts, of which there are two or more."""
-    return mean(_of_pairs(d, axes))
+    return mean(_of_pairs(gram))
 
 
-def cosine_of_mean_angle(d: Deltas, axes: Axes) -> Float[Array, " 1 *ones"]:
+def cosine_of_mean_angle(gram: Gram) -> One:
     """Cosine of the mean angle over all pairs of experts."""
-    return jnp.cos(mean(angle(_of_pairs(d, axes))))
+    return jnp.cos(mean(angle(_of_pairs(gram))))
 
 
 def slerp_shares(cosine: Each, t: Number, straight: float) -> tuple[Each, Each]:
@@ -101,6 +118,11 @@ def slerp_shares(cosine: Each, t: Number, straight: float) -> tuple[Each, Each]:
     return share(1 - t), share(t)
 
 
-def _of_pairs(d: Deltas, axes: Axes) -> Float[Array, " pairs *ones"]:
-    i, j = np.triu_indices(len(d), 1)
-    return cosines(d, axes)[i, j]
+def _of_pairs(gram: Gram) -> Float[Array, " pairs *ones"]:
+    i, j = np.triu_indices(len(gram), 1)
+    return cosines(gram)[i, j]
+
+
+def _lengths(gram: Gram) -> Each:
+    i = np.arange(len(gram))
+    return root(gram[i, i])

@@ -8,7 +8,16 @@ def drawn(key, d):
     """The draws of every expert, in the first stage of a chain under this key."""
     key = jax.random.fold_in(key, 0)
     keys = [jax.random.fold_in(key, expert) for expert in range(len(d))]
-    return [np.asarray(jax.random.uniform(key, d.shape[1:])) for key in keys]
+    if d.ndim < 3:
+        return [np.asarray(jax.random.uniform(key, d.shape[1:])) for key in keys]
+    size, rows = d[0, 0].size, range(d.shape[1])
+    return [
+        np.reshape(
+            [jax.random.uniform(jax.random.fold_in(key, row), (size,)) for row in rows],
+            d.shape[1:],
+        )
+        for key in keys
+    ]
 
 
 def pruned(d, key, density, epsilon):

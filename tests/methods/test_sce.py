@@ -54,12 +54,13 @@ def test_where_the_experts_agree_there_is_nothing_to_select():
 
 
 def test_only_the_guard_of_mergekit_looks_at_the_size():
-    d = jnp.asarray([[3.0, 1.0], [1.0, 2.0]])
+    squares = jnp.asarray([5.0, 2.5])
     for shares in (energy_shares, guarded_energy_shares):
-        np.testing.assert_allclose(shares(d), [2 / 3, 1 / 3], rtol=1e-6)
-        np.testing.assert_array_equal(shares(0 * d), [0.5, 0.5])
-    np.testing.assert_allclose(energy_shares(1e-6 * d), [2 / 3, 1 / 3], rtol=1e-6)
-    np.testing.assert_array_equal(guarded_energy_shares(1e-6 * d), [0.5, 0.5])
+        np.testing.assert_allclose(shares(squares), [2 / 3, 1 / 3], rtol=1e-6)
+        np.testing.assert_array_equal(shares(0 * squares), [0.5, 0.5])
+    tiny = 1e-12 * squares
+    np.testing.assert_allclose(energy_shares(tiny), [2 / 3, 1 / 3], rtol=1e-6)
+    np.testing.assert_array_equal(guarded_energy_shares(tiny), [0.5, 0.5])
 
 
 def test_rules_may_be_others():

@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from folders import save, task_arithmetic, tensors
+from folders import read, save, task_arithmetic, tensors
 
 from mda_jax import pipeline
-from mda_jax.pipeline import ConfigError, MergeError
+from mda_jax.pipeline import ConfigError, MergeError, streaming
+from mda_jax.pipeline.job import settle
 
 
 @pytest.fixture
@@ -92,6 +93,8 @@ def test_a_plan_is_made_of_plain_values(models):
 CHILD = """
 import json, sys
 from mda_jax import pipeline
+from mda_jax.cli.memory import return_freed_memory
+return_freed_memory()
 print(pipeline.plan(json.loads(sys.argv[1])).peak_memory)
 pipeline.run(json.loads(sys.argv[1]), sys.argv[2])
 with open("/proc/self/status") as status:
@@ -101,23 +104,39 @@ print(1024 * int(peak))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear"])
+@pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear", "tatr"])
 def test_memory_is_predicted(tmp_path, method):
     """From above, and by less than half too much: results seldom wait for the disk."""
     table = np.tile(np.float32(np.random.default_rng(0).normal(size=512)), (16_000, 1))
     names = [f"layers.{i}.embed_tokens.weight" for i in range(2)]
     folders = [save(tmp_path / n, dict.fromkeys(names, table)) for n in "abc"]
     config = task_arithmetic(*folders, merge_method=method)
+    for model in config["models"]:
+        model.pop("parameters" if method == "tatr" else "none", None)
     command = [sys.executable, "-c", CHILD, json.dumps(config), str(tmp_path / "out")]
     child = subprocess.run(command, capture_output=True, text=True, check=True)
     predicted, held = map(int, child.stdout.split())
     assert 0.9 * held <= predicted <= 1.5 * held
 
 
-def test_methods_that_see_the_whole_model_are_not_predicted(models):
-    config = task_arithmetic(*models, merge_method="ties_global")
-    for model in config["models"]:
-        del model["parameters"]
-    assert pipeline.plan(config).peak_memory is None
-    with pytest.raises(ConfigError, match="cannot be told beforehand"):
-        pipeline.run(config, "unused", max_memory=10**12)
+def test_a_merge_that_needs_too_much_is_refused(models):
+    with pytest.raises(
+        ConfigError, match=r"hold .* for '.*weight', of which it needs \("
+    ):
+        pipeline.run(task_arithmetic(*models, merge_method="tsv"), "no", max_memory=1)
+
+
+def test_a_large_tensor_needs_no_more_than_its_rows(models, tmp_path, monkeypatch):
+    """What is merged by rows has a lower peak, and the same masks."""
+    config = task_arithmetic(*models, merge_method="dare_linear")
+    config["parameters"] = {"density": 0.5, "rescale": False}
+    pipeline.run(config, tmp_path / "whole")
+    monkeypatch.setattr(streaming, "BUDGET", 4 * 3 * 5 * 8)  # 5 rows of 8, 3 models
+    job = settle(config, None)
+    ((part, sources),) = job.parts
+    each = streaming.calls(sources, part.steps, job.recipe.elementwise, job.plan)
+    assert {call.base.shape for call in each} == {(4, 8), (8,)}
+    pipeline.run(config, tmp_path / "rows")
+    whole, rows = read(tmp_path / "whole"), read(tmp_path / "rows")
+    for name, want in whole.items():
+        np.testing.assert_array_equal(rows[name], want)

@@ -38,6 +38,22 @@ def test_agrees_with_the_engine(density):
         np.testing.assert_array_equal(np.where(cut.keeps(row, 0), row, 0), want)
 
 
+@pytest.mark.parametrize("density", [0.01, 0.3, 0.9])
+@pytest.mark.parametrize("outliers", [0.002, 0.1, 0.5])
+@pytest.mark.parametrize("rescale", [True, False])
+def test_a_band_agrees_with_the_engine(density, outliers, rescale):
+    delta = grid(0, (3, 500))  # many equal magnitudes
+    numbers = {"density": density, "outliers": outliers}
+    expected = np.asarray(p.keep_band(jnp.asarray(delta), **numbers))
+    for row, want in zip(delta, expected, strict=True):
+        cut = find_cut(row.__getitem__, row.size, **numbers, rescale=rescale)
+        parts = [cut.keeps(row[i : i + 99], i) for i in range(0, row.size, 99)]
+        got = np.where(np.concatenate(parts), row, 0)
+        np.testing.assert_array_equal(got, want)
+        ratio = np.abs(row).sum() / np.abs(want).sum() if rescale else 1
+        np.testing.assert_allclose(cut.factor, ratio, rtol=1e-6)
+
+
 def test_density_one_keeps_all():
     assert find_cut(np.ones(3).__getitem__, 3, 1.0, rescale=True) == KEEP_ALL
 

@@ -72,6 +72,16 @@ def test_the_draws_belong_to_the_id():
     assert (other != kept).any(1).all()
 
 
+def test_the_draws_belong_to_the_row():
+    d = jnp.ones((2, 5, 40))
+    kept = p.drop(d, key=KEY, density=0.5)
+    rest = p.drop(d[:, 3:], key=KEY, density=0.5, first_row=3)
+    np.testing.assert_array_equal(rest, kept[:, 3:])
+    assert len({row.tobytes() for row in np.asarray(kept).reshape(10, 40)}) == 10
+    several = p.drop(jnp.ones((2, 5, 8, 5)), key=KEY, density=0.5)
+    np.testing.assert_array_equal(several.reshape(d.shape), kept)
+
+
 def test_ids_are_counted():
     with pytest.raises(ValueError, match=r"ids has shape \(2,\), there are 3"):
         p.drop(jnp.ones((3, 5)), key=KEY, density=0.5, ids=[1, 2])
@@ -104,6 +114,12 @@ def test_probabilities_by_rank(seed, shape):
     column = (3, *[1] * len(shape))
     want = density.reshape(column) + epsilon.reshape(column) * heights(d)
     assert_close(got, want, flops=4)
+
+
+def test_ranks_depend_on_every_bit_of_a_magnitude():
+    d = np.float32([[[2.0, -2.0, 2 + 2**-22, 0.0, -0.0, -(2 + 2**-21)]]])
+    got = p.rank_density(jnp.asarray(d), density=0.5, epsilon=0.5)
+    np.testing.assert_allclose(got, [[[0.6, 0.4, 0.8, 0.2, 0.0, 1.0]]], atol=1e-6)
 
 
 def test_probabilities_stay_probabilities():
