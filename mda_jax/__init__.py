@@ -20,10 +20,13 @@ from mda_jax._types import (
 )
 from mda_jax.combine import (
     chain as chain,
+    entrywise as entrywise,
     is_matrix as is_matrix,
     sided as sided,
+    sided_survey as sided_survey,
     stage as stage,
     survey as survey,
+    surveyed as surveyed,
     where as where,
     whole_model as whole_model,
 )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mda_jax import engine, trees
+from mda_jax.pipeline import trim
 from mda_jax.pipeline.bits import SLICE
 from mda_jax.pipeline.errors import ConfigError
 from mda_jax.pipeline.job import Job
@@ -46,7 +47,8 @@ def peak_memory(job: Job) -> Peak:
             size = most(_Static(method), base, *how)
             found.append(Peak(size, name, base.shape))
     largest = max(found)
-    return largest._replace(size=_resident() + _SLICES + largest.size)
+    size = _resident() + _SLICES + _trimming(job) + largest.size
+    return largest._replace(size=size)
 
 
 def check_memory(job: Job, most: int) -> None:
@@ -63,6 +65,17 @@ def check_memory(job: Job, most: int) -> None:
             f" {peak.shape} at once. Allow more, or choose a method that works by"
             " entries or by rows."
         )
+
+
+def _trimming(job: Job) -> int:
+    """Bytes of the largest delta that is trimmed that are held for it."""
+    sizes = (
+        sources.leaf(name).size
+        for part, sources in job.parts
+        for name, step in part.steps.items()
+        if step.trim is not None
+    )
+    return trim.held(max(sizes, default=0))
 
 
 class _Static:

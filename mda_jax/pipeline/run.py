@@ -70,8 +70,8 @@ def run(
 ) -> Report:
     """Merge model folders into a new one.
 
-    Memory is bounded by the largest tensor, not by the model. An interrupted merge
-    leaves its finished weight files in `OUT.partial`.
+    Memory is bounded by some rows of the largest tensor, or by all of it, as the method
+    allows. An interrupted merge leaves its finished weight files in `OUT.partial`.
 
     Args:
       config: a YAML file in mergekit's schema, or its content as a dictionary, or

@@ -115,6 +115,13 @@ def _bound(
     return Bound(magnitude, last, found.total_above + _sum(kept)), found.total
 
 
+def held(size: int) -> int:
+    """Bytes that `find_cut` most likely holds of a delta of so many entries."""
+    margin = _MARGINS[0] / max(1, min(size, _RUN * _RUNS)) ** 0.5
+    bracket = 4 * min(1.0, 2 * margin) * size
+    return int(2 * bracket)  # in parts, and joined
+
+
 class _Found(NamedTuple):
     """Magnitudes of a delta, by where they lie to a bracket."""
 
