@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mda_jax.pipeline.config import Request
 from mda_jax.pipeline.document import nearest
-from mda_jax.pipeline.sidecars import optional_json, read_json, write_json
+from mda_jax.pipeline.sidecars import holding, optional_json, read_json, write_json
 
 
 FILE, OPTIONS, OLD = (
@@ -132,7 +132,8 @@ def _of_model(folder: Path) -> str:
     for name in (OPTIONS, OLD):
         noted = optional_json(folder / name).get(_KEY)
         if isinstance(noted, list):  # of several, by name
-            noted = {each["name"]: each["template"] for each in noted}.get("default")
+            with holding(folder / name, f"templates and their names as {_KEY!r}"):
+                noted = {t["name"]: t["template"] for t in noted}.get("default")
         if noted:
             return str(noted).strip()
     return ""

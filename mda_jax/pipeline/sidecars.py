@@ -1,9 +1,11 @@
 """The files of a model folder besides its weights: config, tokenizer, and so on."""
 
 import json
+import operator
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,10 @@ def tokenizer_files(folder: Path) -> list[Path]:
 def vocabulary_size(folder: Path) -> int | None:
     """The number of tokens that a model's config.json notes, if it does."""
     content = optional_json(folder / "config.json")
-    inner = content.get("text_config") or {}
-    return content.get("vocab_size") or inner.get("vocab_size")
+    with holding(folder / "config.json", "a whole number as 'vocab_size'"):
+        inner = content.get("text_config") or {}
+        size = content.get("vocab_size") or inner.get("vocab_size")
+        return None if size is None else operator.index(size)
 
 
 def copy_sidecars(
@@ -133,12 +137,12 @@ def _check_modules(folder: Path) -> None:
     listing = folder / "modules.json"
     if not listing.is_file():
         return
-    for module in read_json(listing):
-        if module["path"] and any(
-            map(_is_weights, (folder / module["path"]).glob("*"))
-        ):
+    with holding(listing, "a list of objects with a 'path'"):
+        names = [str(module["path"]) for module in read_json(listing)]
+    for name in filter(None, names):
+        if any(map(_is_weights, (folder / name).glob("*"))):
             raise MergeError(
-                f"{folder}: the module {module['path']!r} has weights of its own;"
+                f"{folder}: the module {name!r} has weights of its own;"
                 " merging these is not supported yet. Merge its folder separately."
             )
 
@@ -146,12 +150,13 @@ def _check_modules(folder: Path) -> None:
 def _update(
     config: Path, dtype: str | None, layers: int | None, tokens: int | None
 ) -> None:
-    content = read_json(config)
+    content = optional_json(config)
     changed = dtype is not None and _renamed(content, dtype)
     for key in _LAYERS & content.keys() if layers is not None else ():
         changed |= content[key] != layers
         content[key] = layers
-    changed |= tokens is not None and _resized(content, tokens)
+    with holding(config, "an object as 'text_config'"):
+        changed |= tokens is not None and _resized(content, tokens)
     if changed:
         write_json(config, content)
 
@@ -184,9 +189,32 @@ def read_json(path: Path) -> Any:
         raise MergeError(f"{path}: no valid JSON ({e}). Copy the file again.") from e
 
 
+@contextmanager
+def holding(path: Path, expected: str) -> Iterator[None]:
+    """Turn what fails on a file's content into an error that names the file.
+
+    Raises:
+      MergeError: what is done inside finds something else there.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as e:
+        if isinstance(e, MergeError):
+            raise
+        raise MergeError(f"{path}: expected {expected}. Copy it again.") from e
+
+
 def optional_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file of keys; nothing if there is no such file."""
-    return read_json(path) if path.is_file() else {}
+    """The content of a JSON file of keys; nothing if there is no such file.
+
+    Raises:
+      MergeError: it is damaged, or holds something else.
+    """
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        problem = f"found {str(content)[:40]!r}, expected an object with keys"
+        raise MergeError(f"{path}: {problem}. Copy the file again.")
+    return content
 
 
 def _renamed(content: dict, dtype: str) -> bool:

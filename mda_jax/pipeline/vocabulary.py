@@ -9,6 +9,7 @@ from typing import Any
 from mda_jax.pipeline.errors import MergeError
 from mda_jax.pipeline.sidecars import (
     copy_files,
+    holding,
     optional_json,
     read_json,
     tokenizer_files,
@@ -100,17 +101,13 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     """
     if (folder / FAST).is_file():
         content = read_json(folder / FAST)
-        try:
+        with holding(folder / FAST, "a tokenizer: 'model.vocab' and 'added_tokens'"):
             pieces = _pieces(content["model"]["vocab"])
-            listed = {t["content"]: _flags(t) for t in content["added_tokens"]}
-        except (KeyError, TypeError, ValueError) as e:
-            problem = "no tokenizer (expected 'model.vocab' and 'added_tokens')"
-            raise MergeError(f"{folder / FAST}: {problem}. Copy it again.") from e
+            listed = {_text(t): _flags(t) for t in content["added_tokens"]}
     else:
         pieces, listed = _slow_pieces(folder), {}
     added = dict(listed)
-    later = _later(*(optional_json(folder / name) for name in (OPTIONS, ADDED, ROLES)))
-    for token, flags in later:
+    for token, flags in _added_later(folder):
         added.setdefault(token, flags)
     found = Vocabulary(folder, pieces, added)
     if len(set(found.ids.values())) < len(found.ids):
@@ -134,8 +131,8 @@ def fingerprint(folder: Path) -> Mapping[str, object]:
     opaque = [folder / name for name in OPAQUE if (folder / name).is_file()]
     if not opaque or (folder / FAST).is_file():
         return read_vocabulary(folder).ids
-    added = _later(*(optional_json(folder / name) for name in (OPTIONS, ADDED, ROLES)))
-    return {file.name: file.read_bytes() for file in opaque} | {"added": list(added)}
+    added = _added_later(folder)
+    return {file.name: file.read_bytes() for file in opaque} | {"added": added}
 
 
 def write_tokenizer(vocabulary: Vocabulary, to: Path) -> list[Path]:
@@ -182,7 +179,8 @@ def _pieces(vocab: Any) -> dict[str, int]:
 
 def _slow_pieces(folder: Path) -> dict[str, int]:
     if (folder / PIECES).is_file() and (folder / MERGES).is_file():
-        return _pieces(read_json(folder / PIECES))
+        with holding(folder / PIECES, "a mapping from tokens to ids"):
+            return _pieces(read_json(folder / PIECES))
     if (folder / WORDS).is_file():
         words = (folder / WORDS).read_text(encoding="utf-8").removesuffix("\n")
         return {word: i for i, word in enumerate(words.split("\n"))}
@@ -197,8 +195,21 @@ def _not_fast(folder: Path, what: str) -> MergeError:
     )
 
 
+def _text(token: Mapping[str, Any]) -> str:
+    if not isinstance(token["content"], str):
+        raise TypeError(f"{token['content']!r} is no text")
+    return token["content"]
+
+
 def _flags(token: Mapping[str, Any], default: Flags = PLAIN) -> Flags:
     return {flag: bool(token.get(flag, default[flag])) for flag in _NAMES}
+
+
+def _added_later(folder: Path) -> list[tuple[str, Flags]]:
+    """What the JSON files beside a tokenizer add to it."""
+    files = (OPTIONS, ADDED, ROLES)
+    with holding(folder, f"tokens and their ids in {', '.join(files)}"):
+        return list(_later(*(optional_json(folder / name) for name in files)))
 
 
 def _later(
@@ -207,14 +218,14 @@ def _later(
     """The tokens that are added when a tokenizer is loaded, in their order."""
     noted = options.get(_DECODER, {})
     for number in sorted(noted, key=int):
-        yield noted[number]["content"], _flags(noted[number])
+        yield _text(noted[number]), _flags(noted[number])
     for token in sorted(legacy, key=legacy.__getitem__):
         yield token, PLAIN
     for given in (options, roles):
         for key, value in given.items():
             for token in _special(key, value):
                 if isinstance(token, dict) and "content" in token:
-                    yield token["content"], _flags(token, _SPECIAL)
+                    yield _text(token), _flags(token, _SPECIAL)
                 elif isinstance(token, str):
                     yield token, _SPECIAL
 
