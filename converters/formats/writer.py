@@ -290,7 +290,11 @@ class _File:
 
     def _put(self, data: memoryview, offset: int) -> None:
         while data:
-            done = os.pwrite(self._descriptor, data, offset)
+            try:
+                done = os.pwrite(self._descriptor, data, offset)
+            except OSError as e:
+                e.filename = self.path
+                raise
             data, offset = data[done:], offset + done
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mda_jax.pipeline.config import Ingredient, Level, Request, Section
 from mda_jax.pipeline.document import Document, Steps, nearest
 from mda_jax.pipeline.errors import ConfigError, Problems
-from mda_jax.pipeline.settings import Setting, at, filters, scalars
+from mda_jax.pipeline.settings import Setting, at, filters, scalars, varies
 
 
 Value = float | int | bool
@@ -162,6 +162,24 @@ def check_filters(request: Request, places: list[tuple[Section, Place]]) -> None
                 problem = "is in the name of no tensor that is merged here."
                 raise request.document.error(steps, f"filter {text!r} {problem}")
     problems.raise_any()
+
+
+def check_gradients(request: Request, section: Section) -> None:
+    """Refuse values that run over layers, for a section whose names tell none.
+
+    Args:
+      request: the merge.
+      section: the part of the output.
+
+    Raises:
+      ConfigError: with the line.
+    """
+    levels = (*section.levels, *(each.own for each in section.ingredients))
+    for steps, setting in _settings(levels):
+        if varies(setting):
+            problem = f"{steps[-1]!r} runs over the layers, and no name tells one"
+            problem = f"{problem}; 'layers' in a file of --names does."
+            raise request.document.error(steps, problem)
 
 
 def _settings(levels: tuple[Level, ...]) -> Iterator[tuple[Steps, Setting | None]]:

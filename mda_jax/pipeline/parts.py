@@ -14,7 +14,13 @@ from mda_jax.pipeline.embeddings import Tables
 from mda_jax.pipeline.errors import ConfigError, MergeError, Problems
 from mda_jax.pipeline.inventory import Inventory, account
 from mda_jax.pipeline.naming import INFERRED, Naming
-from mda_jax.pipeline.parameters import Numbers, Place, check_filters, numbers
+from mda_jax.pipeline.parameters import (
+    Numbers,
+    Place,
+    check_filters,
+    check_gradients,
+    numbers,
+)
 from mda_jax.pipeline.recipe import Cast, Recipe, Step
 from mda_jax.pipeline.views import View
 
@@ -73,13 +79,15 @@ def parts(
     places: list[dict[str, Place]] = []
     problems = Problems()
     seen = _views(request, recipe, models, tables, naming)
-    for (_, views), cast in zip(seen, recipe.casts, strict=True):
+    for (section, views), cast in zip(seen, recipe.casts, strict=True):
         with problems.collected():
             experts = [views[i] for i in cast.experts]
             inventory = account(views[cast.donor], experts, naming)
             seen_by = cast, tuple(views), inventory
             found.append(Part(*seen_by, {}, {}, recipe.elementwise))
             places.append(_places(found[-1], naming))
+            if not naming.stacks(views[cast.donor].model):
+                check_gradients(request, section)
     problems.raise_any()
     _check_modules(request, found)
     pairs = zip(request.sections, places, strict=True)

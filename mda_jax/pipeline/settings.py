@@ -84,6 +84,18 @@ def scalars(setting: Setting | None) -> Iterator[float | bool]:
             yield each
 
 
+def varies(setting: Setting | None) -> bool:
+    """Whether some value of a setting runs over the layers.
+
+    >>> varies([0.0, 0.5]), varies([Conditional(value=[1.0])]), varies(0.5)
+    (True, False, False)
+    """
+    if not isinstance(setting, list):
+        return False
+    values = [each.value for each in setting if isinstance(each, Conditional)]
+    return any(map(varies, values)) if values else len(setting) > 1
+
+
 def filters(setting: Setting | None) -> Iterator[str]:
     """The filters of a setting that are to match something."""
     for each in setting if isinstance(setting, list) else []:

@@ -195,7 +195,8 @@ def test_disk_full_and_no_permission(work, monkeypatch, errno):
     monkeypatch.setattr(os, "pwrite", pwrite)
     result = run("merge", work / "c.yml", work / "out")
     assert result.exit_code == 1
-    assert result.stderr == f"mda-jax: error: output: {os.strerror(errno)}.\n"
+    file = work / "out.partial" / "model.safetensors"
+    assert result.stderr == f"mda-jax: error: {file}: {os.strerror(errno)}.\n"
     assert not list(work.glob("out*"))
 
 

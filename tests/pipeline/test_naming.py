@@ -54,6 +54,15 @@ def test_layers_for_a_gradient(folders, tmp_path):
     assert (found["in.table"] == 0).all()
 
 
+def test_a_gradient_needs_layers(folders, tmp_path):
+    for weight in ([0.0, 0.6], [{"filter": "q", "value": [0.0, 1.0]}, {"value": 1}]):
+        config = gradient(folders)
+        config["models"][0]["parameters"]["weight"] = weight
+        with pytest.raises(ConfigError, match="'weight' runs over the layers, and no"):
+            pipeline.plan(config)
+        pipeline.plan(config, names=LAYERS)
+
+
 def test_layers_for_slices(folders, tmp_path):
     config = sliced(folders[1], (3, 4), (0, 2))
     with pytest.raises(ConfigError, match=r"found 0 \(none\); 'layers' in a file of"):
@@ -170,7 +179,7 @@ def test_the_plan_shows_the_rules(folders):
         "ties: 'out.table' equals 'in.table'",
         "tokens: none",
     ]
-    assert pipeline.plan(gradient(folders)).names == []
+    assert pipeline.plan(task_arithmetic(*folders)).names == []
 
 
 def test_rules_decide_the_result_and_are_noted(folders, tmp_path):
@@ -184,10 +193,10 @@ def test_rules_decide_the_result_and_are_noted(folders, tmp_path):
 
     small = {"shard_size": 40, "names": LAYERS}
     with pytest.raises(OSError, match="stop"):
-        pipeline.run(gradient(folders), tmp_path / "new", **small, watch=stop)
+        pipeline.run(task_arithmetic(*folders), tmp_path / "new", **small, watch=stop)
     with pytest.raises(ConfigError, match="unfinished merge of another"):
         small["names"] = {}
-        pipeline.run(gradient(folders), tmp_path / "new", **small, resume=True)
+        pipeline.run(task_arithmetic(*folders), tmp_path / "new", **small, resume=True)
 
 
 @pytest.mark.parametrize(
