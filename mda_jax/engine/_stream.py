@@ -35,6 +35,7 @@ class Job(NamedTuple):
     plan: Mapping[str, Layout]
     extras: Mapping[str, Any] = MappingProxyType({})
     places: Mapping[str, Place] = MappingProxyType({})
+    together: int | None = None
 
     def place(self, name: str) -> tuple[np.uint32, np.int32]:
         """The seed of the weight that a leaf belongs to, and the leaf's first row."""
@@ -50,6 +51,7 @@ def stream(
     key: Any = None,
     layout: trees.Rules | None = None,
     batch: int = 8,
+    together: int | None = None,
     places: Mapping[str, Place] = MappingProxyType({}),
 ) -> Iterator[tuple[str, Any]]:
     """Merge leaf by leaf, holding no more than one chunk of them.
@@ -63,6 +65,9 @@ def stream(
       key: a PRNG key; only random stages need it.
       layout: rules as in `trees.layouts`.
       batch: weights of one shape processed at once; bounds memory, not the result.
+      together: leaves of one shape in each call of the kernel, of which the last is
+        repeated where there are fewer. With `together` of a larger bucket a leaf comes
+        out as if all of that were merged, to the last bit. None: as the leaves allow.
       places: of the leaves that are some rows of a larger weight. The method is to be
         one that may be applied to rows; see `combine.by_rows`.
 
@@ -78,8 +83,19 @@ def stream(
     _check.at_least_one("stream", batch=batch)
     _check.typed_key("stream", key)
     checked = partial(_checked, leaves, read)
-    job = Job(leaves, checked, trees.layouts(leaves, layout), places=places)
+    plan = trees.layouts(leaves, layout)
+    job = Job(leaves, checked, plan, places=places, together=together)
     return run(job, method, key, batch)
+
+
+def together(bucket: Bucket, batch: int) -> int:
+    """How many leaves of a bucket `stream` gives to each call of the kernel.
+
+    Args:
+      bucket: from `trees.buckets`, of all leaves that are merged at some time.
+      batch: as for `stream`.
+    """
+    return _chunks(bucket.names, batch // bucket.shape[0])[0][1]
 
 
 def settle(
@@ -169,7 +185,7 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
     stage = _settled(job, method, key, buckets)
     for bucket in buckets:
         for alike in _alike(bucket.names, job.extras):
-            for names, size in _chunks(alike, batch // bucket.shape[0]):
+            for names, size in _chunks(alike, batch // bucket.shape[0], job.together):
                 merged = _merge_names(job, stage, key, bucket, names, size, batch)
                 for name, leaf in zip(names, merged, strict=False):
                     yield name, _unseen(leaf, job.plan[name], job.leaves[name].shape)
@@ -288,10 +304,12 @@ def _alike(names: tuple[str, ...], extras: Mapping[str, Any]) -> list[tuple[str,
     return [tuple(group) for group in groups.values()]
 
 
-def _chunks(names: tuple[str, ...], most: int) -> list[tuple[tuple[str, ...], int]]:
+def _chunks(
+    names: tuple[str, ...], most: int, size: int | None = None
+) -> list[tuple[tuple[str, ...], int]]:
     """As few chunks as `most` names allow, of one size; the last may lack a few."""
     count = -(-len(names) // max(1, most))
-    size = -(-len(names) // count)
+    size = size or -(-len(names) // count)
     return [(names[i : i + size], size) for i in range(0, len(names), size)]
 
 

@@ -1,8 +1,9 @@
 """Where results are rounded: once in the end, or after every operation."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -91,8 +92,31 @@ def _only(part: Part, names: Container[str]) -> Part:
     )
 
 
+def _as_listed(part: Part) -> Part:
+    """The part with the experts as the configuration lists them, and mergekit adds."""
+    places = sorted(range(len(part.experts)), key=part.cast.experts.__getitem__)
+
+    def listed(each: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(each[i] for i in places)
+
+    numbers = {
+        name: replace(
+            n,
+            own=tuple((which, listed(values)) for which, values in n.own),
+            experts=listed(n.experts),
+        )
+        for name, n in part.numbers.items()
+    }
+    return part._replace(
+        cast=part.cast._replace(experts=listed(part.cast.experts)),
+        inventory=part.inventory._replace(tied=list(listed(part.inventory.tied))),
+        numbers=numbers,
+    )
+
+
 def _rounding(todo: Recipe, part: Part, dtype: np.dtype) -> Part:
     """The part with steps that see the weights, the base's first, and round."""
+    part = _as_listed(part)
     cast, tied = part.cast, part.inventory.tied
     experts = cast.experts
     if cast.subtract:

@@ -9,7 +9,7 @@ from mda_jax import methods, primitives as p
 from mda_jax._types import Role, Stage, WholeModel
 from mda_jax.combine import chain, is_spectral, stage
 from mda_jax.pipeline import parameters
-from mda_jax.pipeline.config import Request
+from mda_jax.pipeline.config import Request, Section
 from mda_jax.pipeline.dialect import (
     EVERYWHERE,
     MERGEKIT,
@@ -62,8 +62,14 @@ def recipe(request: Request) -> Recipe:
         raise request.document.error(("merge_method",), problem)
     parameters.check(request, dialect.signature)
     step = cache(partial(_in_words, request, dialect.step))
-    casts = tuple(dialect.cast(request, section) for section in request.sections)
+    casts = tuple(_in_order(dialect.cast(request, s), s) for s in request.sections)
     return Recipe(name, dialect.signature, casts, step, dialect.elementwise)
+
+
+def _in_order(cast: Cast, section: Section) -> Cast:
+    """With the experts by name: a sum does not depend on how models are listed."""
+    by_name = sorted(cast.experts, key=lambda i: section.ingredients[i].name)
+    return cast._replace(experts=tuple(by_name))
 
 
 def _in_words(

@@ -183,8 +183,9 @@ def _chunks(
         for name in filter(names.__contains__, part.inventory.copied):
             entries = part.donor[name].reshape(-1)
             yield Piece(name, slice(0, entries.size)), entries, sources
-        mine = {name: steps[name] for name in part.steps if name in names}
-        for piece, entries in merged(sources, mine, part.elementwise, job.plan, key):
+        mine = {name: steps[name] for name in part.steps}
+        about = sources, mine, part.elementwise, job.plan, key
+        for piece, entries in merged(*about, names):
             yield piece, entries, sources
 
 

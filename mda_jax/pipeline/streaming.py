@@ -44,15 +44,17 @@ def merged(
     elementwise: Container[Role],
     plan: Mapping[str, trees.Layout],
     key: jax.Array,
+    wanted: Container[str],
 ) -> Iterator[Chunk]:
-    """Merge every tensor.
+    """Merge some tensors: each comes out the same, whichever others are wanted.
 
     Args:
       sources: the models.
-      steps: what happens to every tensor to merge.
+      steps: what happens to every tensor that is merged at some time.
       elementwise: the roles whose tensors are merged entry by entry.
-      plan: the layout of every tensor to merge.
+      plan: the layout of every tensor that is merged.
       key: for methods that draw random numbers.
+      wanted: the tensors to merge now.
 
     Yields:
       The merged entries, those of each tensor in order, in the types of
@@ -61,10 +63,11 @@ def merged(
     entries = _entries(sources)
     for step, runs, large, whole in _groups(sources, steps, elementwise, plan):
         for names in runs:
-            yield from _in_runs(sources, step, names, entries)
-        for name, method in large.items():
-            yield from _by_rows(sources, method, name, plan[name], key, entries)
-        yield from _in_buckets(sources, step, whole, key, entries)
+            now = list(filter(wanted.__contains__, names))
+            yield from _in_runs(sources, step, now, entries)
+        for name in filter(wanted.__contains__, large):
+            yield from _by_rows(sources, large[name], name, plan[name], key, entries)
+        yield from _in_buckets(sources, step, whole, key, entries, wanted)
 
 
 class Call(NamedTuple):
@@ -184,17 +187,23 @@ def _in_buckets(
     plan: Mapping[str, trees.Layout],
     key: jax.Array,
     entries: int,
+    wanted: Container[str],
 ) -> Iterator[Chunk]:
-    """Whole tensors, those of one shape together."""
+    """Whole tensors, those of one shape together: as many as if all were wanted."""
     leaves = {name: sources.leaf(name) for name in plan}
     for bucket in trees.buckets(leaves, plan):
+        batch = _batch(bucket, entries)
+        now = {name: leaves[name] for name in bucket.names if name in wanted}
+        if not now:
+            continue
         merging = engine.stream(
-            {name: leaves[name] for name in bucket.names},
+            now,
             sources.read,
             step.method,
             key=key,
             layout=lambda leaves: {name: plan[name] for name in leaves},
-            batch=_batch(bucket, entries),
+            batch=batch,
+            together=engine.together(bucket, batch),
         )
         for name, leaf in merging:
             merged_entries = np.asarray(leaf).reshape(-1)
