@@ -6,6 +6,5 @@ from mda_jax.engine._stream import (
     Workspace as Workspace,
     settle as settle,
     stream as stream,
-    together as together,
     workspaces as workspaces,
 )

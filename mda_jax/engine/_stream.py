@@ -35,7 +35,7 @@ class Job(NamedTuple):
     plan: Mapping[str, Layout]
     extras: Mapping[str, Any] = MappingProxyType({})
     places: Mapping[str, Place] = MappingProxyType({})
-    together: int | None = None
+    among: tuple[str, ...] = ()
 
     def place(self, name: str) -> tuple[np.uint32, np.int32]:
         """The seed of the weight that a leaf belongs to, and the leaf's first row."""
@@ -51,7 +51,7 @@ def stream(
     key: Any = None,
     layout: trees.Rules | None = None,
     batch: int = 8,
-    together: int | None = None,
+    among: tuple[str, ...] = (),
     places: Mapping[str, Place] = MappingProxyType({}),
 ) -> Iterator[tuple[str, Any]]:
     """Merge leaf by leaf, holding no more than one chunk of them.
@@ -65,9 +65,8 @@ def stream(
       key: a PRNG key; only random stages need it.
       layout: rules as in `trees.layouts`.
       batch: weights of one shape processed at once; bounds memory, not the result.
-      together: leaves of one shape in each call of the kernel, of which the last is
-        repeated where there are fewer. With `together` of a larger bucket a leaf comes
-        out as if all of that were merged, to the last bit. None: as the leaves allow.
+      among: the names of a bucket, if the leaves are some of it: each then comes out as
+        if all were merged, to the last bit.
       places: of the leaves that are some rows of a larger weight. The method is to be
         one that may be applied to rows; see `combine.by_rows`.
 
@@ -84,18 +83,8 @@ def stream(
     _check.typed_key("stream", key)
     checked = partial(_checked, leaves, read)
     plan = trees.layouts(leaves, layout)
-    job = Job(leaves, checked, plan, places=places, together=together)
+    job = Job(leaves, checked, plan, places=places, among=among)
     return run(job, method, key, batch)
-
-
-def together(bucket: Bucket, batch: int) -> int:
-    """How many leaves of a bucket `stream` gives to each call of the kernel.
-
-    Args:
-      bucket: from `trees.buckets`, of all leaves that are merged at some time.
-      batch: as for `stream`.
-    """
-    return _chunks(bucket.names, batch // bucket.shape[0])[0][1]
 
 
 def settle(
@@ -185,10 +174,15 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
     stage = _settled(job, method, key, buckets)
     for bucket in buckets:
         for alike in _alike(bucket.names, job.extras):
-            for names, size in _chunks(alike, batch // bucket.shape[0], job.together):
+            for chunk, size in _chunks(job.among or alike, batch // bucket.shape[0]):
+                names = _filled(chunk, job.leaves)
+                if not names:
+                    continue
                 merged = _merge_names(job, stage, key, bucket, names, size, batch)
-                for name, leaf in zip(names, merged, strict=False):
-                    yield name, _unseen(leaf, job.plan[name], job.leaves[name].shape)
+                for name, leaf in zip(chunk, merged, strict=False):
+                    if name in job.leaves:
+                        shape = job.leaves[name].shape
+                        yield name, _unseen(leaf, job.plan[name], shape)
 
 
 def _settled(job: Job, method: Method, key: Any, buckets: Sequence[Bucket]) -> Stage:
@@ -255,7 +249,8 @@ def _merge_names(
     batch: int,
 ) -> tuple:
     """The merged leaves of one chunk, still in canonical view, and padding."""
-    pairs = [_seen(job, name) for name in names]
+    read = {name: _seen(job, name) for name in dict.fromkeys(names)}
+    pairs = [read[name] for name in names]
     extras = [job.extras.get(name) for name in names]
     places = [job.place(name) for name in names]
     call = _call(stage, key, bucket, _padded(places, size), _padded(pairs, size), batch)
@@ -304,13 +299,17 @@ def _alike(names: tuple[str, ...], extras: Mapping[str, Any]) -> list[tuple[str,
     return [tuple(group) for group in groups.values()]
 
 
-def _chunks(
-    names: tuple[str, ...], most: int, size: int | None = None
-) -> list[tuple[tuple[str, ...], int]]:
+def _chunks(names: tuple[str, ...], most: int) -> list[tuple[tuple[str, ...], int]]:
     """As few chunks as `most` names allow, of one size; the last may lack a few."""
     count = -(-len(names) // max(1, most))
-    size = size or -(-len(names) // count)
+    size = -(-len(names) // count)
     return [(names[i : i + size], size) for i in range(0, len(names), size)]
+
+
+def _filled(names: tuple[str, ...], leaves: Leaves) -> tuple[str, ...]:
+    """The names, with one that is a leaf in the place of each that is none."""
+    present = [name for name in names if name in leaves]
+    return tuple(n if n in leaves else present[0] for n in names if present)
 
 
 def _padded(items: list, size: int) -> list:

@@ -192,7 +192,6 @@ def _in_buckets(
     """Whole tensors, those of one shape together: as many as if all were wanted."""
     leaves = {name: sources.leaf(name) for name in plan}
     for bucket in trees.buckets(leaves, plan):
-        batch = _batch(bucket, entries)
         now = {name: leaves[name] for name in bucket.names if name in wanted}
         if not now:
             continue
@@ -202,8 +201,8 @@ def _in_buckets(
             step.method,
             key=key,
             layout=lambda leaves: {name: plan[name] for name in leaves},
-            batch=batch,
-            together=engine.together(bucket, batch),
+            batch=_batch(bucket, entries),
+            among=bucket.names,
         )
         for name, leaf in merging:
             merged_entries = np.asarray(leaf).reshape(-1)

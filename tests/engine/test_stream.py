@@ -7,7 +7,7 @@ import pytest
 from helpers import grid
 
 from mda_jax import Role, merge, stage, stream
-from mda_jax.methods import linear, tatr, ties_global
+from mda_jax.methods import linear, multislerp, tatr, ties_global
 
 
 SHAPES = {f"l{i}.weight": (4, 6) for i in range(5)}
@@ -45,6 +45,48 @@ def test_is_merge_leaf_by_leaf():
     want = merge(base, experts, COUPLED)
     for name in SHAPES:
         np.testing.assert_array_equal(got[name], want[name])
+
+
+def test_experts_may_come_in_one_array():
+    base, experts = files()
+
+    def reader(name):
+        return base[name], np.stack([e[name] for e in experts])
+
+    want = merge(base, experts, COUPLED)
+    for name, leaf in stream(specs(base), reader, COUPLED):
+        np.testing.assert_array_equal(leaf, want[name])
+    short = {"norm.weight": base["norm.weight"]}
+    bad = stream(specs(short), lambda name: (short[name], np.ones((2, 5))), COUPLED)
+    with pytest.raises(
+        ValueError, match=r"experts\['norm.weight'\] has shape \(2, 5\)"
+    ):
+        next(bad)
+
+
+def test_a_leaf_comes_out_alike_whichever_others_are_merged():
+    names = tuple(f"l{i}.weight" for i in range(11))
+    draw = np.random.default_rng(0).standard_normal
+    leaves = {n: draw((4, 48, 96)).astype(np.float32) for n in names}
+
+    def merged(wanted):
+        some = {n: leaves[n][0] for n in wanted}
+        pairs = stream(
+            specs(some),
+            lambda n: (leaves[n][0], leaves[n][1:]),
+            multislerp(),
+            batch=4,
+            among=names,
+        )
+        return {n: np.asarray(x) for n, x in pairs}
+
+    every = merged(names)
+    assert every.keys() == set(names)
+    for wanted in (names[2:3], names[1::4], names[-1:]):
+        found = merged(wanted)
+        assert found.keys() == set(wanted)
+        for n in wanted:
+            np.testing.assert_array_equal(found[n], every[n])
 
 
 @pytest.mark.parametrize("method", [ties_global(), tatr(0.5)], ids=["ties", "tatr"])
