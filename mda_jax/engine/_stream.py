@@ -110,11 +110,13 @@ def settle(
 
 
 class Workspace(NamedTuple):
-    """Bytes that one call of the kernel holds, as its compiler says."""
+    """What one call of the kernel needs, as its compiler says."""
 
-    arguments: int
+    arguments: int  # bytes held
     temporary: int
     results: int
+    operations: float  # on numbers; those of LAPACK are not counted
+    traffic: float  # bytes to and from memory
 
 
 def workspaces(
@@ -158,9 +160,15 @@ def workspaces(
 
 
 def _workspace(lowered: Any) -> Workspace:
-    analysis = lowered.compile().memory_analysis()
-    sizes = "argument", "temp", "output"
-    return Workspace(*(getattr(analysis, f"{each}_size_in_bytes") for each in sizes))
+    compiled = lowered.compile()
+    held, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    return Workspace(
+        held.argument_size_in_bytes,
+        held.temp_size_in_bytes,
+        held.output_size_in_bytes,
+        cost.get("flops", 0.0),
+        cost.get("bytes accessed", 0.0),
+    )
 
 
 def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,9 @@ Arrays come as functions that give them: each slice is taken from a fresh array,
 pages leave memory with it if it is mapped from a file.
 """
 
+import timeit
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +74,12 @@ def chosen(where: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def blocks(size: int) -> Iterator[slice]:
     """Parts of a flat array, short enough to be worked on without leaving the cache."""
     return (slice(i, min(i + _BLOCK, size)) for i in range(0, size, _BLOCK))
+
+
+def fastest(run: Callable[[], Any], *, trials: int = 3) -> float:
+    """Seconds of the fastest of some trials, after one to warm up."""
+    run()
+    return min(timeit.repeat(run, repeat=trials, number=1))
 
 
 def _slices(a: Read) -> Iterator[np.ndarray]:

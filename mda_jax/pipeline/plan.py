@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from mda_jax import trees
 from mda_jax.pipeline.adapters import Adapted
 from mda_jax.pipeline.arithmetic import Arithmetic, in_float32
+from mda_jax.pipeline.forecast import forecast
 from mda_jax.pipeline.job import Job, settle
-from mda_jax.pipeline.memory import peak_memory
 from mda_jax.pipeline.naming import Naming, Rules
 from mda_jax.pipeline.parameters import Numbers, Signature
 
@@ -64,6 +64,8 @@ class Plan(NamedTuple):
       bytes_read: of weights, each model's counted once.
       bytes_written: of weights.
       peak_memory: bytes that the merge is to hold at most, as the compiler predicts.
+      seconds: the least that the merge takes once started: without reading files and
+        without factorisations of matrices.
       differences: where the result differs from mergekit's, and why.
       names: how many tensors follow each rule for names, one line each.
       warnings: what deserves a second look, one line each.
@@ -76,6 +78,7 @@ class Plan(NamedTuple):
     bytes_read: int
     bytes_written: int
     peak_memory: int
+    seconds: float
     differences: list[str]
     names: list[str]
     warnings: list[str]
@@ -86,6 +89,8 @@ class Plan(NamedTuple):
             f"reads {self.bytes_read / 1e9:.3g} GB, writes"
             f" {self.bytes_written / 1e9:.3g} GB",
             f"holds at most {self.peak_memory / 1e6:.0f} MB",
+            f"takes at least {self.seconds:.2g} s once started, not counting files and"
+            " factorisations of matrices",
         ]
         for model, names in self.dropped.items():
             for why, count in Counter(names.values()).items():
@@ -131,6 +136,7 @@ def plan(
         for view in {id(v): v for v in views}.values()
         for name in view
     )
+    expected = forecast(job)
     return Plan(
         job.recipe.method,
         _rows(job),
@@ -138,7 +144,8 @@ def plan(
         job.tied,
         read,
         sum(spec.nbytes for spec in job.specs.values()),
-        peak_memory(job).size,
+        expected.memory,
+        expected.seconds,
         _differences(job),
         job.naming.lines(job.models.values()),
         job.tokens.warnings,

@@ -27,6 +27,7 @@ from mda_jax.pipeline.folder import (
     check_replaceable,
     new_folder,
 )
+from mda_jax.pipeline.forecast import check_memory
 from mda_jax.pipeline.job import Job, doubts, settle, surveyed
 from mda_jax.pipeline.journal import Journal, Records, holds
 from mda_jax.pipeline.manifest import (
@@ -37,7 +38,6 @@ from mda_jax.pipeline.manifest import (
     write_config,
     write_manifest,
 )
-from mda_jax.pipeline.memory import check_memory
 from mda_jax.pipeline.naming import Rules
 from mda_jax.pipeline.output import Output
 from mda_jax.pipeline.report import Report

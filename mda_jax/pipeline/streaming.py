@@ -79,6 +79,7 @@ class Call(NamedTuple):
     experts: Any  # one each, or one array `[k, ...]` of all
     layout: trees.Layout
     batch: int
+    times: int
 
 
 def calls(
@@ -91,18 +92,25 @@ def calls(
     entries = _entries(sources)
     for step, runs, large, whole in _groups(sources, steps, elementwise, plan):
         for names in runs:
-            length = _length(sum(sources.leaf(n).size for n in names), entries)
+            size = sum(sources.leaf(n).size for n in names)
+            length = _length(size, entries)
             pair = _together(sources, names, (length,), step.trim)
-            yield Call(names[0], step.method, *pair, _FLAT, 1)
+            yield Call(names[0], step.method, *pair, _FLAT, 1, -(-size // length))
         for name, method in large.items():
-            shape = _rows(sources.leaf(name).shape, entries)
-            yield Call(name, method, *_together(sources, [name], shape), plan[name], 1)
+            whole_shape = sources.leaf(name).shape
+            shape = _rows(whole_shape, entries)
+            pair, times = (
+                _together(sources, [name], shape),
+                -(-whole_shape[0] // shape[0]),
+            )
+            yield Call(name, method, *pair, plan[name], 1, times)
         for bucket in trees.buckets({n: sources.leaf(n) for n in whole}, whole):
             name, batch = bucket.names[0], _batch(bucket, entries)
             batch = min(len(bucket.names), batch)
             leaf, types = sources.leaf(name), sources.types(name)
             experts = tuple(jax.ShapeDtypeStruct(leaf.shape, t) for t in types)
-            yield Call(name, step.method, leaf, experts, whole[name], batch)
+            times = -(-len(bucket.names) // batch)
+            yield Call(name, step.method, leaf, experts, whole[name], batch, times)
 
 
 def _together(

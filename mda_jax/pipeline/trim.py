@@ -6,10 +6,12 @@ same entries.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
+
+from mda_jax.pipeline.bits import chosen, fastest
 
 
 SLICE = 1 << 15  # entries whose copies stay in the cache of a core
@@ -120,6 +122,19 @@ def held(size: int) -> int:
     margin = _MARGINS[0] / max(1, min(size, _RUN * _RUNS)) ** 0.5
     bracket = 4 * min(1.0, 2 * margin) * size
     return int(2 * bracket)  # in parts, and joined
+
+
+@cache
+def seconds_per_entry() -> float:
+    """What it takes to find where to cut, and to cut, an entry; from a trial."""
+    delta = np.random.default_rng(0).standard_normal(1 << 20, np.float32)
+
+    def trial() -> None:
+        cut = find_cut(delta.__getitem__, delta.size, 0.5, rescale=False)
+        for part in _slices(delta.size):
+            chosen(cut.keeps(delta[part], part.start), delta[part], delta[part])
+
+    return fastest(trial) / delta.size
 
 
 class _Found(NamedTuple):

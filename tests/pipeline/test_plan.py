@@ -119,6 +119,18 @@ def test_memory_is_predicted(tmp_path, method):
     assert 0.9 * held <= predicted <= 1.5 * held
 
 
+def test_time_grows_with_the_number_of_layers_and_with_the_work(tmp_path):
+    def seconds(layers, **top):
+        content = {f"layers.{i}.w": np.ones((512, 4096), np.float32) for i in layers}
+        names = (f"{n}{len(layers)}{len(top)}" for n in "abc")
+        folders = [save(tmp_path / n, content) for n in names]
+        return pipeline.plan(task_arithmetic(*folders, **top)).seconds
+
+    one, four = seconds(range(1)), seconds(range(4))
+    assert 0 < one and four == pytest.approx(4 * one, rel=0.2)  # the last run is padded
+    assert seconds(range(4), merge_method="ties") > four
+
+
 def test_a_merge_that_needs_too_much_is_refused(models):
     with pytest.raises(
         ConfigError, match=r"hold .* for '.*weight', of which it needs \("
