@@ -76,6 +76,26 @@ def blocks(size: int) -> Iterator[slice]:
     return (slice(i, min(i + _BLOCK, size)) for i in range(0, size, _BLOCK))
 
 
+def sampled(size: int, part: slice) -> Iterator[slice]:
+    """The blocks of an array that stand for it, as far as they lie in a part.
+
+    Args:
+      size: of the array; of a large one it is every eighth block, else all of them.
+      part: any part of it.
+
+    >>> list(sampled(10, slice(3, 7)))
+    [slice(3, 7, None)]
+    >>> parts = slice(0, 40_000), slice(40_000, 1 << 19)
+    >>> [(x.start, x.stop) for part in parts for x in sampled(1 << 19, part)]
+    [(0, 32768), (262144, 294912)]
+    """
+    step = _BLOCK if size <= 8 * _BLOCK else 8 * _BLOCK
+    for start in range(part.start // step * step, part.stop, step):
+        first, stop = max(start, part.start), min(start + _BLOCK, part.stop)
+        if first < stop:
+            yield slice(first, stop)
+
+
 def fastest(run: Callable[[], Any], *, trials: int = 3) -> float:
     """Seconds of the fastest of some trials, after one to warm up."""
     run()

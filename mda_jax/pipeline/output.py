@@ -24,7 +24,8 @@ class _Record:
     digest: Any = field(default_factory=hashlib.sha256)
     changed: int = 0  # entries that differ from the donor's
     squares: float = 0.0  # of the differences
-    conflicts: int | None = None  # entries about whose sign experts disagree
+    conflicts: int = 0  # entries about whose sign experts disagree
+    looked_at: int = 0  # entries, for that
 
 
 class Output:
@@ -78,8 +79,9 @@ class Output:
             if not _measure(record, part, sources.donor.entries(piece.tensor, before)):
                 raise sources.not_finite(piece.tensor)
             if piece.tensor in sources.dtypes and sources.disagree:
-                found = sources.conflicts(Piece(piece.tensor, before))
-                record.conflicts = (record.conflicts or 0) + found
+                found, looked_at = sources.conflicts(Piece(piece.tensor, before))
+                record.conflicts += found
+                record.looked_at += looked_at
             record.digest.update(part.view(np.uint8))
             self._writer.write_part(piece.tensor, part)
 
@@ -117,6 +119,6 @@ def _summary(record: _Record, spec: Spec) -> dict[str, Any]:
         "changed": record.changed / size,
         "delta_norm": record.squares**0.5,
     }
-    if record.conflicts is not None:
-        summary["sign_conflict"] = record.conflicts / size
+    if record.looked_at:
+        summary["sign_conflict"] = record.conflicts / record.looked_at
     return summary

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mda_jax.pipeline.bits import all_finite, blocks, chosen, is_finite
+from mda_jax.pipeline.bits import all_finite, blocks, chosen, is_finite, sampled
 from mda_jax.pipeline.errors import MergeError
 from mda_jax.pipeline.trim import KEEP_ALL, Cut, Trim, find_cut
 from mda_jax.pipeline.views import View
@@ -69,20 +69,29 @@ class Sources(NamedTuple):
             if cut != KEEP_ALL:
                 _trim(base, expert, cut, piece.part.start)
 
-    def conflicts(self, piece: Piece) -> int:
-        """Entries that one expert raises above the base and another one lowers."""
-        found, (name, part) = 0, piece
-        for block in blocks(part.stop - part.start):
-            first, size = part.start + block.start, block.stop - block.start
+    def conflicts(self, piece: Piece) -> tuple[int, int]:
+        """Entries that one expert raises above the base and another one lowers.
+
+        Of a large tensor every eighth block of entries is looked at, wherever pieces
+        begin.
+
+        Returns:
+          Such entries, and all that were looked at.
+        """
+        name, part = piece
+        found, looked_at = 0, 0
+        for block in sampled(self.donor.spec(name).size, part):
+            size = block.stop - block.start
             base, expert = np.empty((2, size), np.float32)
-            self._fill_base(Piece(name, slice(first, first + size)), base)
+            self._fill_base(Piece(name, block), base)
             up, down = np.zeros((2, size), bool)
             for i, view in enumerate(self.experts):
-                view.fill(self._held(i, name), first, expert)
+                view.fill(self._held(i, name), block.start, expert)
                 up |= expert > base
                 down |= expert < base
             found += int(np.count_nonzero(up & down))
-        return found
+            looked_at += size
+        return found, looked_at
 
     def cuts(self, name: str, trim: Trim | None) -> tuple[Cut, ...]:
         """Where to trim each expert's delta of one tensor that is not empty."""

@@ -239,9 +239,13 @@ def _by_rows(
         for label, i in starts.items()
     }
 
+    shapes = {leaf.shape for leaf in leaves.values()}
+    pairs = {shape: _together(sources, [name], shape) for shape in shapes}
+    # JAX is done with one piece before the next is read to the same place.
+    memory = {shape: tuple(map(_aligned, pair)) for shape, pair in pairs.items()}
+
     def read(label: str) -> tuple[np.ndarray, np.ndarray]:
-        pair = _together(sources, [name], leaves[label].shape)
-        base, experts = map(_aligned, pair)
+        base, experts = memory[leaves[label].shape]
         flat = base.reshape(-1), experts.reshape(len(experts), -1)
         piece = Piece(name, parts[label])
         sources.fill(piece, None, sources.cuts(name, None), *flat)
