@@ -21,7 +21,6 @@ from mda_jax.primitives.dropping import (
     by_l1_norm as by_l1_norm,
     by_probability as by_probability,
     drop as drop,
-    drop_by_rank as drop_by_rank,
     rank_density as rank_density,
 )
 from mda_jax.primitives.grams import (

@@ -54,19 +54,6 @@ def drop(
     return jnp.where(draws.reshape(d.shape) < chance, d, 0)
 
 
-def drop_by_rank(
-    d: Deltas,
-    *,
-    key: Key[Array, ""],
-    density: Number | Float[Array, " k"],
-    epsilon: Number | Float[Array, " k"],
-    ids: Weights | None = None,
-) -> Deltas:
-    """Keep every entry with the probability `rank_density`, as `drop` does."""
-    probability = rank_density(d, density=density, epsilon=epsilon)
-    return drop(d, key=key, density=probability, ids=ids)
-
-
 def rank_density(
     d: Deltas,
     *,

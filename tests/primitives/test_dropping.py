@@ -132,8 +132,9 @@ def test_probabilities_stay_probabilities():
 
 def test_drops_by_rank():
     d = jnp.arange(1.0, 9)[None] * jnp.array([[1.0], [-1.0]])
+    chances = p.rank_density(d, density=0.5, epsilon=0.4)
     kept = sum(
-        np.sign(np.abs(p.drop_by_rank(d, key=key, density=0.5, epsilon=0.4)))
+        np.sign(np.abs(p.drop(d, key=key, density=chances)))
         for key in jax.random.split(KEY, 400)
     )
     rates = np.linspace(0.1, 0.9, 8)
