@@ -17,8 +17,8 @@ from mda_jax.pipeline.parameters import Numbers, Signature
 
 DIFFERENCES = {
     "arcee_fusion": "divergences are computed without cancellation, quantiles are"
-    " exact, and the result has the models' type: mergekit's float32 divergences of near"
-    " models are rounding noise, it draws a million entries of larger tensors, and"
+    " exact, and the result has the models' type: mergekit's float32 divergences of"
+    " near models are rounding noise, it draws a million entries of larger tensors, and"
     " writes float32",
     "breadcrumbs": "small tensors keep their deltas: mergekit before 0.1.5 drops them",
     "breadcrumbs_ties": "small tensors keep their deltas: mergekit before 0.1.5 drops"
