@@ -12,7 +12,7 @@ import numpy as np
 
 
 SLICE = 1 << 20  # entries
-_BLOCK = 1 << 15  # entries whose copies stay in the cache of a core
+BLOCK = 1 << 15  # entries whose copies stay in the cache of a core
 
 Read = Callable[[], np.ndarray]
 
@@ -73,7 +73,7 @@ def chosen(where: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def blocks(size: int) -> Iterator[slice]:
     """Parts of a flat array, short enough to be worked on without leaving the cache."""
-    return (slice(i, min(i + _BLOCK, size)) for i in range(0, size, _BLOCK))
+    return (slice(i, min(i + BLOCK, size)) for i in range(0, size, BLOCK))
 
 
 def sampled(size: int, part: slice) -> Iterator[slice]:
@@ -89,9 +89,9 @@ def sampled(size: int, part: slice) -> Iterator[slice]:
     >>> [(x.start, x.stop) for part in parts for x in sampled(1 << 19, part)]
     [(0, 32768), (262144, 294912)]
     """
-    step = _BLOCK if size <= 8 * _BLOCK else 8 * _BLOCK
+    step = BLOCK if size <= 8 * BLOCK else 8 * BLOCK
     for start in range(part.start // step * step, part.stop, step):
-        first, stop = max(start, part.start), min(start + _BLOCK, part.stop)
+        first, stop = max(start, part.start), min(start + BLOCK, part.stop)
         if first < stop:
             yield slice(first, stop)
 

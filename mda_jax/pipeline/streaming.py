@@ -97,13 +97,10 @@ def calls(
             pair = _together(sources, names, (length,), step.trim)
             yield Call(names[0], step.method, *pair, _FLAT, 1, -(-size // length))
         for name, method in large.items():
-            whole_shape = sources.leaf(name).shape
-            shape = _rows(whole_shape, entries)
-            pair, times = (
-                _together(sources, [name], shape),
-                -(-whole_shape[0] // shape[0]),
-            )
-            yield Call(name, method, *pair, plan[name], 1, times)
+            total, *rest = sources.leaf(name).shape
+            rows = _rows((total, *rest), entries)[0]
+            pair = _together(sources, [name], (rows, *rest))
+            yield Call(name, method, *pair, plan[name], 1, -(-total // rows))
         for bucket in trees.buckets({n: sources.leaf(n) for n in whole}, whole):
             name, batch = bucket.names[0], _batch(bucket, entries)
             batch = min(len(bucket.names), batch)

@@ -5,16 +5,15 @@ weight at once, which is too much for the token table of a large model. Both kee
 same entries.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 
-from mda_jax.pipeline.bits import chosen, fastest
+from mda_jax.pipeline.bits import blocks, chosen, fastest
 
 
-SLICE = 1 << 15  # entries whose copies stay in the cache of a core
 _RUN, _RUNS = 1 << 10, 1 << 8  # entries in a row, and how often, of a sample
 _MARGINS = (8.0, 64.0, np.inf)  # of a bracket, in root sample sizes
 _NEGLIGIBLE = 1e-7  # an L1 norm below which mergekit does not rescale
@@ -131,7 +130,7 @@ def seconds_per_entry() -> float:
 
     def trial() -> None:
         cut = find_cut(delta.__getitem__, delta.size, 0.5, rescale=False)
-        for part in _slices(delta.size):
+        for part in blocks(delta.size):
             chosen(cut.keeps(delta[part], part.start), delta[part], delta[part])
 
     return fastest(trial) / delta.size
@@ -153,7 +152,7 @@ def _sample(read: Read, size: int) -> np.ndarray:
         starts = np.random.default_rng(0).integers(0, size - _RUN, _RUNS)
     runs = [read(slice(i, min(size, i + _RUN))) for i in starts.tolist()]
     if len(runs) == 1:
-        runs = [read(part) for part in _slices(size)]
+        runs = [read(part) for part in blocks(size)]
     return np.sort(np.abs(np.concatenate(runs)))
 
 
@@ -179,7 +178,7 @@ def _between(
     """
     above, equal, total, total_above = 0, 0, 0.0, 0.0
     inside: list[np.ndarray] = []
-    for part in _slices(size):
+    for part in blocks(size):
         sizes = np.abs(read(part))
         larger = sizes > high
         above += int(np.count_nonzero(larger))
@@ -206,13 +205,9 @@ def _ratio(whole: float, left: float) -> float:
 
 def _last(read: Read, size: int, magnitude: float, left: int) -> int:
     """Position of the last of the first `left` entries of a magnitude."""
-    for part in _slices(size):
+    for part in blocks(size):
         tied = np.flatnonzero(np.abs(read(part)) == magnitude)[:left]
         left -= len(tied)
         if left == 0 and len(tied):
             return part.start + int(tied[-1])
     return -1  # NaN is as large as nothing
-
-
-def _slices(size: int) -> Iterator[slice]:
-    return (slice(i, min(i + SLICE, size)) for i in range(0, size, SLICE))

@@ -7,7 +7,7 @@ from helpers import grid
 from hypothesis import given, settings, strategies as st
 
 from mda_jax import primitives as p
-from mda_jax.pipeline import trim
+from mda_jax.pipeline import bits
 from mda_jax.pipeline.trim import KEEP_ALL, find_cut
 
 
@@ -21,9 +21,9 @@ def test_is_the_definition(values, density, step):
     delta = np.array(values, np.float32)
     keep = max(1, int(density * delta.size))
     order = sorted(range(delta.size), key=lambda i: (-abs(delta[i]), i))
-    before, trim.SLICE = trim.SLICE, step
+    before, bits.BLOCK = bits.BLOCK, step
     cut = find_cut(delta.__getitem__, delta.size, density, rescale=False)
-    trim.SLICE = before
+    bits.BLOCK = before
     parts = [cut.keeps(delta[i : i + step], i) for i in range(0, delta.size, step)]
     assert np.flatnonzero(np.concatenate(parts)).tolist() == sorted(order[:keep])
 
