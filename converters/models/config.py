@@ -1,0 +1,79 @@
+"""Reading `config.json`: fields are known, or known not to matter, or refused."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mda_jax.converters.errors import ConversionError
+
+
+# Of training, generation and bookkeeping; none changes what a trained model computes.
+HARMLESS = frozenset(
+    """
+    architectures auto_map bad_words_ids begin_suppress_tokens bos_token_id
+    chunk_size_feed_forward classifier_dropout custom_pipelines
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
+    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
+    id2label initializer_factor initializer_range is_encoder_decoder label2id
+    language length_penalty max_length min_length name_or_path no_repeat_ngram_size
+    num_beam_groups num_beams num_labels num_return_sequences output_attentions
+    output_hidden_states output_past output_scores pad_token_id prefix problem_type
+    remove_invalid_values repetition_penalty return_dict return_dict_in_generate
+    sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype
+    torchscript transformers_version typical_p use_bfloat16 use_cache
+    """.split()
+)
+
+
+class HubConfig(BaseModel):
+    """The fields of a family's `config.json` that its model reads.
+
+    Defaults are those of the class that wrote the file, which leaves them out. A field
+    for which the model has one value only is a `Literal`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Self:
+        """Check a `config.json`.
+
+        Args:
+          content: as it was parsed.
+
+        Returns:
+          The fields that matter.
+
+        Raises:
+          ConversionError: a field that is not known and could change the mathematics,
+            or a value that the model does not have; dropout is known not to matter.
+        """
+        own = cls.model_fields
+        fields = {n: v for n, v in content.items() if n in own or not _is_harmless(n)}
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as e:
+            raise ConversionError(_line(e, cls)) from e
+
+
+def _is_harmless(name: str) -> bool:
+    quiet = "dropout" in name or "drop_rate" in name or name.endswith("pdrop")
+    return name in HARMLESS or name.startswith("_") or quiet
+
+
+def _line(error: ValidationError, config: type[BaseModel]) -> str:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, config.model_fields, 1)
+        known = f" The nearest known one is {near[0]!r}." if near else ""
+        return (
+            f"config.json: the field {name!r} is not known and may change what the"
+            f" model computes.{known} Remove it if it does not."
+        )
+    found = "nothing" if first["type"] == "missing" else repr(first["input"])
+    return f"config.json: {name!r} is {found[:80]}; {first['msg'].lower()}."

@@ -1,0 +1,103 @@
+"""What the reference models share."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_python": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_fast": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def attend(
+    query: Float[Array, "n t width"],
+    key: Float[Array, "n s kv_width"],
+    value: Float[Array, "n s kv_width"],
+    *,
+    heads: int,
+    mask: Bool[Array, "#n #h #t s"] | None = None,
+    bias: Float[Array, "#n #h t s"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "n t width"]:
+    """Dot-product attention in float32; a head of keys may serve several queries.
+
+    Args:
+      query: of all heads, side by side.
+      key: as wide as its heads ask, a divisor of the queries'.
+      value: the same.
+      heads: number of heads of the queries.
+      mask: where to look.
+      bias: added to the scores.
+      scale: of the scores; one over the root of a head's width unless stated.
+
+    Returns:
+      What the heads saw, side by side.
+    """
+    depth = query.shape[-1] // heads
+
+    def split(x: Array) -> Array:
+        return x.reshape(*x.shape[:2], -1, depth).astype(jnp.float32)
+
+    q, k, v = split(query), split(key), split(value)
+    few = k.shape[2]
+    q = q.reshape(*q.shape[:2], few, heads // few, depth)
+    scores = jnp.einsum("ntgrd,nsgd->ngrts", q, k).reshape(
+        len(q), heads, q.shape[1], k.shape[1]
+    )
+    scores = scores * (depth**-0.5 if scale is None else scale)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores).reshape(len(q), few, -1, *scores.shape[2:])
+    seen = jnp.einsum("ngrts,nsgd->ntgrd", weights, v)
+    return seen.reshape(query.shape).astype(query.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with separate 2-D kernels for query, key, value and out."""
+
+    def __init__(
+        self, width: int, heads: int, rngs: nnx.Rngs, *, use_bias: bool = True
+    ):
+        def dense() -> nnx.Linear:
+            return nnx.Linear(width, width, use_bias=use_bias, rngs=rngs)
+
+        self.query, self.key, self.value, self.out = (dense() for _ in range(4))
+        self.heads = heads
+
+    def __call__(
+        self,
+        x: Float[Array, "n t width"],
+        mask: Bool[Array, "#n #h #t t"] | None = None,
+    ) -> Float[Array, "n t width"]:
+        """Mix the tokens."""
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        return self.out(attend(q, k, v, heads=self.heads, mask=mask))
+
+
+class Mlp(nnx.Module):
+    """Two dense layers with an activation between them: `up`, `down`."""
+
+    def __init__(self, width: int, hidden: int, activation: str, rngs: nnx.Rngs):
+        self.up = nnx.Linear(width, hidden, rngs=rngs)
+        self.down = nnx.Linear(hidden, width, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
+        """Transform every token."""
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
