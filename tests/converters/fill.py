@@ -1,6 +1,7 @@
 """Weights that follow from the names of the tensors, so that none is stored."""
 
 import math
+import re
 import zlib
 
 import numpy as np
@@ -15,7 +16,7 @@ def fill(name, shape, dtype=np.float32):
     Matrices and filters are normal with variance one over the number of inputs, in
     PyTorch's layout; scales of norms spread around one; variances are positive.
     """
-    seed, last = zlib.crc32(name.encode()), name.split(".")[-1]
+    seed, last = zlib.crc32(name.encode()), re.split("[./]", name)[-1]
     if np.issubdtype(dtype, np.integer):
         return (seed % 1000 + np.arange(math.prod(shape), dtype=dtype)).reshape(shape)
     normal = np.random.default_rng(seed).standard_normal(shape)
