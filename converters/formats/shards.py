@@ -37,6 +37,7 @@ PYTORCH = Format(
     pytorch.header_text,
 )
 NPZ = Format("model.npz", (".npz",), npz.read_header, npz.header_text)
+ARCHIVES = (PYTORCH, NPZ)  # with checksums
 FORMATS = (SAFETENSORS, PYTORCH, NPZ)  # the first that a folder has is read
 SINGLE, INDEX = SAFETENSORS.single, SAFETENSORS.listing
 
