@@ -39,7 +39,7 @@ def outline(path: str | os.PathLike[str]) -> dict[str, Any]:
       FormatError: the file is damaged, or most of it belongs to no tensor.
     """
     source = Path(path)
-    entries = format_of(source).read_header(source).entries
+    entries = _entries(source)
     size = source.stat().st_size
     holes = list(_between(entries.values(), size))
     if (total := sum(stop - start for start, stop in holes)) > LARGEST_OUTLINE:
@@ -81,7 +81,7 @@ def write_outlined(
             _write(file, start, text.encode("latin-1"))
         file.flush()
         part = Path(file.name)
-        entries = format_of(part).read_header(part).entries
+        entries = _entries(part)
         if odd := sorted(entries.keys() ^ tensors.keys()):
             one, other = "the outline", "the tensors"
             if odd[0] not in entries:
@@ -98,6 +98,15 @@ def write_outlined(
         file.flush()
         if format_of(part) in ARCHIVES:
             renew_checksums(part)
+
+
+def _entries(path: Path) -> dict[str, Entry]:
+    """The tensors of a file, none of which is in pieces."""
+    entries = format_of(path).read_header(path).entries
+    if pieces := [name for name, entry in entries.items() if entry.jumps]:
+        advice = "Write the file with write_msgpack."
+        raise FormatError(path, f"{pieces[0]!a} in pieces", "whole tensors", advice)
+    return entries
 
 
 def _between(entries: Iterable[Entry], size: int) -> Iterator[tuple[int, int]]:
@@ -161,7 +170,7 @@ def _held(file: BinaryIO, entry: Entry) -> bytes:
 
 def _view(span: bytes | bytearray, entry: Entry) -> np.ndarray:
     """The tensor within the bytes from its first to its last."""
-    (shape, dtype), _, strides = entry
+    (shape, dtype), _, strides, _ = entry
     steps = None if strides is None else [stride * dtype.itemsize for stride in strides]
     return np.ndarray(shape, dtype, span, strides=steps)
 

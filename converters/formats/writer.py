@@ -256,13 +256,13 @@ class _File:
         self._put(memoryview(head), 0)
 
     def write(self, name: str, array: ArrayLike) -> None:
-        spec, start, _ = self.header.entries[name]
+        spec, start, *_ = self.header.entries[name]
         self._check(name, spec_of(array), spec)
         del self.missing[name]
         self._put(row_major_bytes(array), start)
 
     def write_part(self, name: str, entries: np.ndarray) -> None:
-        spec, start, _ = self.header.entries[name]
+        spec, start, *_ = self.header.entries[name]
         left = self.missing.get(name, 0)
         size = min(entries.size, left)
         self._check(name, spec_of(entries), Spec((size,), spec.dtype))
