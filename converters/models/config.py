@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,6 +29,9 @@ HARMLESS = frozenset(
 )
 
 
+Fields = TypeVar("Fields", bound="HubConfig")
+
+
 class HubConfig(BaseModel):
     """The fields of a family's `config.json` that its model reads.
 
@@ -39,7 +42,7 @@ class HubConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
+    def read(cls: type[Fields], content: Mapping[str, Any]) -> Fields:
         """Check a `config.json`.
 
         Args:
