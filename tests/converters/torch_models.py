@@ -9,6 +9,19 @@ from fill import fill
 CASES = json.loads((Path(__file__).parent / "golden/configs.json").read_text())
 
 
+def fill_model(model):
+    """Give each tensor of a torch module the weights that follow from its name."""
+    import torch
+
+    kept = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if name in kept:
+                values = fill(name, tuple(tensor.shape), tensor.numpy().dtype)
+                tensor.copy_(torch.from_numpy(values))
+    return model.eval()
+
+
 def build(case):
     """The model of `case` in eval mode, with weights that follow from their names."""
     import torch
@@ -16,15 +29,11 @@ def build(case):
 
     fields = CASES[case]
     kind = getattr(transformers, fields["architectures"][0])
-    model = kind(kind.config_class.from_dict(fields)).eval()
+    model = kind(kind.config_class.from_dict(fields))
     if fields["model_type"] == "t5" and not fields.get("tie_word_embeddings", True):
         # The class always ties; from_pretrained unties where a file has both tensors.
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            values = fill(name, tuple(tensor.shape), tensor.numpy().dtype)
-            tensor.copy_(torch.from_numpy(values))
-    return model
+    return fill_model(model)
 
 
 def saved(case, folder):
