@@ -13,9 +13,10 @@ from mda_jax.converters.models.layers import (
     ACTIVATIONS,
     Activation,
     Attention,
+    LayerNorm,
     Mlp,
     dense_if_stored,
-    layer_norm,
+    embed,
 )
 
 
@@ -68,10 +69,10 @@ class Embeddings(nnx.Module):
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         width, segments = config.hidden_size, config.type_vocab_size
-        self.word = nnx.Embed(config.vocab_size, width, rngs=rngs)
-        self.position = nnx.Embed(config.max_position_embeddings, width, rngs=rngs)
-        self.token_type = nnx.Embed(segments, width, rngs=rngs) if segments else None
-        self.norm = layer_norm(width, config.layer_norm_eps, rngs)
+        self.word = embed(config.vocab_size, width, rngs)
+        self.position = embed(config.max_position_embeddings, width, rngs)
+        self.token_type = embed(segments, width, rngs) if segments else None
+        self.norm = LayerNorm(width, config.layer_norm_eps)
         self.padding = config.padding
 
     def __call__(
@@ -95,9 +96,9 @@ class Layer(nnx.Module):
     def __init__(self, config: Config, rngs: nnx.Rngs):
         width, eps = config.hidden_size, config.layer_norm_eps
         self.attention = Attention(width, config.num_attention_heads, rngs)
-        self.attention_norm = layer_norm(width, eps, rngs)
+        self.attention_norm = LayerNorm(width, eps)
         self.mlp = Mlp(width, config.intermediate_size, config.hidden_act, rngs)
-        self.mlp_norm = layer_norm(width, eps, rngs)
+        self.mlp_norm = LayerNorm(width, eps)
 
     def __call__(self, x: Float[Array, "n t width"], mask: Array) -> Array:
         """Transform the tokens."""
@@ -113,7 +114,7 @@ class MaskedLanguageHead(nnx.Module):
     ):
         width = config.hidden_size
         self.dense = nnx.Linear(width, width, rngs=rngs)
-        self.norm = layer_norm(width, config.layer_norm_eps, rngs)
+        self.norm = LayerNorm(width, config.layer_norm_eps)
         self.decoder = dense_if_stored(leaves, "mlm/decoder", width, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
         self.activation = config.hidden_act
@@ -121,10 +122,10 @@ class MaskedLanguageHead(nnx.Module):
     def __call__(self, x: Float[Array, "*n width"], words: nnx.Embed) -> Array:
         """Logits."""
         x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
-        if self.decoder is None:
-            return words.attend(x) + self.bias[...]
-        scores = self.decoder(x)
-        return scores if self.decoder.use_bias else scores + self.bias[...]
+        if self.decoder is not None and self.decoder.use_bias:
+            return self.decoder(x)
+        scores = words.attend(x) if self.decoder is None else self.decoder(x)
+        return scores + jnp.broadcast_to(self.bias[...], scores.shape)
 
 
 class ClassificationHead(nnx.Module):
@@ -153,9 +154,12 @@ class Bert(nnx.Module):
         self.layers = nnx.List([Layer(config, rngs) for _ in layers])
         self.pooler, self.pre_classifier = dense("pooler"), dense("pre_classifier")
         self.next_sentence, self.span = dense("next_sentence"), dense("span")
-        self.classifier: nnx.Linear | ClassificationHead | None = dense("classifier")
-        if out := leaves.get("classifier/out/kernel"):
-            self.classifier = ClassificationHead(config.hidden_size, out[-1], rngs)
+        out = leaves.get("classifier/out/kernel")
+        self.classifier = (
+            ClassificationHead(config.hidden_size, out[-1], rngs)
+            if out is not None
+            else dense("classifier")
+        )
         self.mlm = (
             MaskedLanguageHead(config, leaves, rngs) if "mlm/bias" in leaves else None
         )

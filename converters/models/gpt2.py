@@ -17,9 +17,10 @@ from mda_jax.converters.models.decoding import (
 )
 from mda_jax.converters.models.layers import (
     Activation,
+    LayerNorm,
     Mlp,
     dense_if_stored,
-    layer_norm,
+    embed,
 )
 
 
@@ -56,8 +57,8 @@ class Embeddings(nnx.Module):
     """The sum of what a token and its place are."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
-        self.word = nnx.Embed(config.vocab_size, config.n_embd, rngs=rngs)
-        self.position = nnx.Embed(config.n_positions, config.n_embd, rngs=rngs)
+        self.word = embed(config.vocab_size, config.n_embd, rngs)
+        self.position = embed(config.n_positions, config.n_embd, rngs)
 
     def __call__(
         self, tokens: Int[Array, "n t"], places: Int[Array, "n t"]
@@ -71,7 +72,7 @@ class Layer(nnx.Module):
 
     def __init__(self, config: Config, number: int, rngs: nnx.Rngs):
         width, eps = config.n_embd, config.layer_norm_epsilon
-        self.attention_norm = layer_norm(width, eps, rngs)
+        self.attention_norm = LayerNorm(width, eps)
         self.attention = MemoryAttention(
             width,
             width,
@@ -80,7 +81,7 @@ class Layer(nnx.Module):
             use_bias=True,
             scale=config.attention_scale(number),
         )
-        self.mlp_norm = layer_norm(width, eps, rngs)
+        self.mlp_norm = LayerNorm(width, eps)
         inner = 4 * width if config.n_inner is None else config.n_inner
         self.mlp = Mlp(width, inner, config.activation_function, rngs)
 
@@ -110,7 +111,7 @@ class Gpt2(nnx.Module):
         self.embeddings = Embeddings(config, rngs)
         layers = range(config.n_layer)
         self.layers = nnx.List([Layer(config, number, rngs) for number in layers])
-        self.norm = layer_norm(config.n_embd, config.layer_norm_epsilon, rngs)
+        self.norm = LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.lm_head, self.score = dense("lm_head"), dense("score")
         self.classifier, self.span = dense("classifier"), dense("span")
         self.ends, self.padding = config.ends, config.pad_token_id
@@ -146,10 +147,12 @@ class Gpt2(nnx.Module):
         hidden = self._hidden(tokens, mask)
         said = {"hidden": hidden, "logits": self._logits(hidden)}
         if self.score is not None:
-            every = jnp.ones_like(tokens)
-            real = every if self.padding is None else tokens != self.padding
-            last = (jnp.arange(tokens.shape[1])[None] * real).argmax(1)
-            ends = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+            places = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+            # As transformers has it: by the padding token, not by the mask.
+            if self.padding is not None:
+                places = jnp.where(tokens == self.padding, 0, places)
+            last = places.argmax(1)[:, None, None]
+            ends = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
             said["score"] = self.score(ends)
         if self.classifier is not None:
             said["classifier"] = self.classifier(hidden)

@@ -22,18 +22,29 @@ class Config(bert.Config):
         return self.pad_token_id
 
 
+class XlmConfig(Config):
+    """The same of XLM-R."""
+
+    vocab_size: int = 30522
+
+
+def _read(config: Mapping[str, Any]) -> Config:
+    kind = XlmConfig if config.get("model_type") == "xlm-roberta" else Config
+    return kind.read(config)
+
+
 def build(
     config: Mapping[str, Any], leaves: Mapping[str, tuple[int, ...]], rngs: nnx.Rngs
 ) -> bert.Bert:
     """The model of a checkpoint, as for BERT."""
-    return bert.Bert(Config.read(config), leaves, rngs)
+    return bert.Bert(_read(config), leaves, rngs)
 
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
     """Random inputs: tokens of two texts."""
-    return Config.read(config).example(key)
+    return _read(config).example(key)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Numbers of heads."""
-    return Config.read(config).sizes
+    return _read(config).sizes

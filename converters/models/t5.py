@@ -22,7 +22,9 @@ from mda_jax.converters.models.layers import (
     ACTIVATIONS,
     Activation,
     dense_if_stored,
+    embed,
 )
+from mda_jax.converters.models.norms import RmsNorm
 
 
 def _known(projection: str) -> str:
@@ -137,8 +139,8 @@ class Layer(nnx.Module):
     def __init__(self, config: Config, rngs: nnx.Rngs, *, crosses: bool):
         width, inner = config.d_model, config.d_kv * config.num_heads
 
-        def norm() -> nnx.RMSNorm:
-            return nnx.RMSNorm(width, epsilon=config.layer_norm_epsilon, rngs=rngs)
+        def norm() -> RmsNorm:
+            return RmsNorm(width, config.layer_norm_epsilon)
 
         def attention() -> MemoryAttention:
             heads = config.num_heads
@@ -172,13 +174,11 @@ class Stack(nnx.Module):
 
     def __init__(self, config: Config, layers: int, rngs: nnx.Rngs, *, causal: bool):
         count = config.relative_attention_num_buckets
-        self.relative_bias = nnx.Embed(count, config.num_heads, rngs=rngs)
+        self.relative_bias = embed(count, config.num_heads, rngs)
         self.layers = nnx.List(
             [Layer(config, rngs, crosses=causal) for _ in range(layers)]
         )
-        self.norm = nnx.RMSNorm(
-            config.d_model, epsilon=config.layer_norm_epsilon, rngs=rngs
-        )
+        self.norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
         self.causal, self.count = causal, count
         self.farthest = config.relative_attention_max_distance
 
@@ -239,7 +239,7 @@ class Encoder(nnx.Module):
     """T5 without a decoder."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
-        self.shared = nnx.Embed(config.vocab_size, config.d_model, rngs=rngs)
+        self.shared = embed(config.vocab_size, config.d_model, rngs)
         self.encoder = Stack(config, config.num_layers, rngs, causal=False)
 
     def __call__(
@@ -270,7 +270,7 @@ class T5(nnx.Module):
         self, config: Config, leaves: Mapping[str, tuple[int, ...]], rngs: nnx.Rngs
     ):
         width, layers = config.d_model, config.num_decoder_layers
-        self.shared = nnx.Embed(config.vocab_size, width, rngs=rngs)
+        self.shared = embed(config.vocab_size, width, rngs)
         self.encoder = Stack(config, config.num_layers, rngs, causal=False)
         number = config.num_layers if layers is None else layers
         self.decoder = Stack(config, number, rngs, causal=True)
