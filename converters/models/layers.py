@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
+from pydantic import AfterValidator
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -23,6 +25,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def _known(name: str) -> str:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"known activations are {', '.join(ACTIVATIONS)}")
+    return name
+
+
+Activation = Annotated[str, AfterValidator(_known)]  # the name of one, in a config
+
+
 def attend(
     query: Float[Array, "n t width"],
     key: Float[Array, "n s kv_width"],
@@ -32,6 +43,7 @@ def attend(
     mask: Bool[Array, "#n #h #t s"] | None = None,
     bias: Float[Array, "#n #h t s"] | None = None,
     scale: float | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "n t width"]:
     """Dot-product attention in float32; a head of keys may serve several queries.
 
@@ -43,6 +55,7 @@ def attend(
       mask: where to look.
       bias: added to the scores.
       scale: of the scores; one over the root of a head's width unless stated.
+      cap: soft bound of the scores, before bias and mask; none unless stated.
 
     Returns:
       What the heads saw, side by side.
@@ -59,6 +72,7 @@ def attend(
         len(q), heads, q.shape[1], k.shape[1]
     )
     scores = scores * (depth**-0.5 if scale is None else scale)
+    scores = capped(scores, cap)
     if bias is not None:
         scores = scores + bias
     if mask is not None:
@@ -66,6 +80,11 @@ def attend(
     weights = jax.nn.softmax(scores).reshape(len(q), few, -1, *scores.shape[2:])
     seen = jnp.einsum("ngrts,nsgd->ntgrd", weights, v)
     return seen.reshape(query.shape).astype(query.dtype)
+
+
+def capped(x: Float[Array, "*d"], cap: float | None) -> Float[Array, "*d"]:
+    """Bent softly to within plus and minus a bound."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 class Attention(nnx.Module):
