@@ -43,9 +43,7 @@ _FUSED = (
         ratios=("heads", "kv_heads", "kv_heads"),
     ),
     linear("layers.{i}.self_attn.o_proj", "layers/{i}/attention/out"),
-    linear(
-        "layers.{i}.mlp.gate_up_proj", "layers/{i}/mlp/gate", "layers/{i}/mlp/up"
-    ),
+    linear("layers.{i}.mlp.gate_up_proj", "layers/{i}/mlp/gate", "layers/{i}/mlp/up"),
     linear("layers.{i}.mlp.down_proj", "layers/{i}/mlp/down"),
 )
 _EXPERTS_OF_MIXTRAL = (
@@ -101,9 +99,7 @@ EXPERTS_IN_MEMORY = _decoder(
 )
 
 FAMILIES = (
-    Family(
-        "llama", ("llama", "mistral", "qwen2", "qwen3", "gemma"), (HUB, linen(HUB))
-    ),
+    Family("llama", ("llama", "mistral", "qwen2", "qwen3", "gemma"), (HUB, linen(HUB))),
     Family("llama", ("gemma2", "gemma3_text"), (GEMMA2,)),
     Family("llama", ("phi3",), (PHI3,)),
     Family("llama", ("mixtral",), (MIXTRAL, EXPERTS_IN_MEMORY)),

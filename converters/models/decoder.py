@@ -76,9 +76,7 @@ class Attention(nnx.Module):
             v = jax.lax.dynamic_update_slice(past.value, v, place)
         config = self.config
         heads, cap = config.num_attention_heads, config.caps[0]
-        seen = attend(
-            q, k, v, heads=heads, mask=view.mask, scale=config.scale, cap=cap
-        )
+        seen = attend(q, k, v, heads=heads, mask=view.mask, scale=config.scale, cap=cap)
         return self.out(seen), Past(k, v)
 
     def _by_head(self, x: Array, function: Callable[[Array], Array]) -> Array:
@@ -263,11 +261,12 @@ class Decoder(nnx.Module):
         return capped(logits, self.config.caps[1])
 
     def _classes(self, tokens: Array, hidden: Array) -> Array:
-        """Of every token where the head has a bias; else of the last that is no padding."""
+        """Of each token if the head has a bias; else of the last that is no padding."""
         if self.classifier.use_bias:
             return self.classifier(hidden)
+        padding = self.config.pad_token_id
         places = jnp.arange(tokens.shape[1])[None]
-        words = tokens != self.config.pad_token_id
+        words = tokens != (-1 if padding is None else padding)
         last = jnp.max(jnp.where(words, places, 0), axis=1)
         return self.classifier(hidden[jnp.arange(len(hidden)), last])
 

@@ -7,7 +7,7 @@ from mda_jax.converters.models.config import HubConfig
 from mda_jax.converters.models.layers import Activation
 from mda_jax.converters.models.mixture import Routing
 from mda_jax.converters.models.norms import RmsNorm
-from mda_jax.converters.models.rope import Default, Rope, Rotary
+from mda_jax.converters.models.rope import Default, Rope, Rotary, Scaling
 
 
 Kind = Literal["full_attention", "sliding_attention"]
@@ -24,6 +24,7 @@ class DecoderConfig(HubConfig):
     norms_of_heads: ClassVar[bool] = False
     norms_after: ClassVar[bool] = False
 
+    model_type: str
     architectures: tuple[str, ...] | None = None
     vocab_size: int
     hidden_size: int
@@ -79,7 +80,8 @@ class DecoderConfig(HubConfig):
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """What each layer looks at."""
-        return ("full_attention",) * self.num_hidden_layers
+        kind: Kind = "full_attention"
+        return (kind,) * self.num_hidden_layers
 
     @property
     def windows(self) -> dict[Kind, int | None]:
@@ -106,7 +108,7 @@ class DecoderConfig(HubConfig):
         scaling = self.rope_scaling or self.rope_parameters or Default()
         return self.rotary_of(scaling, self.rope_theta)
 
-    def rotary_of(self, scaling: Default, theta: float) -> Rotary:
+    def rotary_of(self, scaling: Scaling, theta: float) -> Rotary:
         """That of a scaling, which may have a base of its own."""
         if scaling.partial_rotary_factor not in (None, 1):
             raise ConversionError(
@@ -121,21 +123,49 @@ class DecoderConfig(HubConfig):
         return None
 
 
+class BiasedConfig(DecoderConfig):
+    """A config that states whether the layers of attention have biases."""
+
+    attention_bias: bool = False
+
+    @property
+    def biases(self) -> tuple[bool, bool, bool]:
+        """All of attention's alike."""
+        return self.attention_bias, self.attention_bias, False
+
+
 class SlidingConfig(DecoderConfig):
     """A config whose layers may look back over a window only."""
 
     sliding_window: int | None = None
 
     @property
+    def window(self) -> int | None:
+        """How many places layers look back, if they slide."""
+        return self.sliding_window
+
+    @property
     def kinds(self) -> tuple[Kind, ...]:
         """All alike: the window is for every layer."""
-        kind: Kind = "sliding_attention" if self.sliding_window else "full_attention"
+        kind: Kind = "sliding_attention" if self.window else "full_attention"
         return (kind,) * self.num_hidden_layers
 
     @property
     def windows(self) -> dict[Kind, int | None]:
-        """The window of the config."""
-        return super().windows | {"sliding_attention": self.sliding_window}
+        """The window of those that slide."""
+        return super().windows | {"sliding_attention": self.window}
+
+
+class ChosenWindowConfig(SlidingConfig):
+    """A config that states whether its window is used."""
+
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+
+    @property
+    def window(self) -> int | None:
+        """None unless it is used."""
+        return self.sliding_window if self.use_sliding_window else None
 
 
 class LayeredConfig(SlidingConfig):
@@ -151,6 +181,11 @@ class LayeredConfig(SlidingConfig):
             raise ConversionError(
                 f"config.json: 'layer_types' has {len(kinds)} entries;"
                 f" 'num_hidden_layers' is {self.num_hidden_layers}."
+            )
+        if "sliding_attention" in kinds and not self.window:
+            raise ConversionError(
+                "config.json: 'layer_types' has sliding layers; 'sliding_window' does"
+                " not state how far they look."
             )
         return kinds
 

@@ -12,6 +12,8 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.models.decoder import Decoder
 from mda_jax.converters.models.decoder_config import (
+    BiasedConfig,
+    ChosenWindowConfig,
     DecoderConfig,
     Kind,
     LayeredConfig,
@@ -20,32 +22,29 @@ from mda_jax.converters.models.decoder_config import (
 from mda_jax.converters.models.layers import Activation
 from mda_jax.converters.models.mixture import Routing
 from mda_jax.converters.models.norms import OffsetNorm, RmsNorm
-from mda_jax.converters.models.rope import Default, LongRope, Rope, Rotary
+from mda_jax.converters.models.rope import Default, LongRope, Rope, Rotary, Scaling
 
 
-class Llama(DecoderConfig):
+class Llama(BiasedConfig):
     """Llama 1 to 3.2."""
 
-    model_type: Literal["llama"]
     vocab_size: int = 32000
     hidden_size: int = 4096
     intermediate_size: int = 11008
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
     max_position_embeddings: int = 2048
-    attention_bias: bool = False
     mlp_bias: bool = False
 
     @property
     def biases(self) -> tuple[bool, bool, bool]:
-        """All of attention's alike."""
+        """As stated."""
         return self.attention_bias, self.attention_bias, self.mlp_bias
 
 
 class Mistral(SlidingConfig):
     """Mistral, Jiang et al., arXiv 2310.06825."""
 
-    model_type: Literal["mistral"]
     vocab_size: int = 32000
     hidden_size: int = 4096
     intermediate_size: int = 14336
@@ -59,7 +58,6 @@ class Mistral(SlidingConfig):
 class Mixtral(Mistral):
     """Mistral with experts, Jiang et al., arXiv 2401.04088."""
 
-    model_type: Literal["mixtral"]  # type: ignore[assignment]
     rms_norm_eps: float = 1e-5
     rope_theta: float = 1e6
     sliding_window: int | None = None
@@ -74,10 +72,9 @@ class Mixtral(Mistral):
         return Routing(number, chosen, self.intermediate_size, True)
 
 
-class Qwen2(LayeredConfig):
+class Qwen2(ChosenWindowConfig, LayeredConfig):
     """Qwen 2 and 2.5, arXiv 2407.10671."""
 
-    model_type: Literal["qwen2"]
     vocab_size: int = 151936
     hidden_size: int = 4096
     intermediate_size: int = 22016
@@ -85,8 +82,6 @@ class Qwen2(LayeredConfig):
     num_attention_heads: int = 32
     num_key_value_heads: int | None = 32
     max_position_embeddings: int = 32768
-    use_sliding_window: bool = False
-    sliding_window: int | None = 4096
     max_window_layers: int = 28
     use_mrope: Literal[False] = False
 
@@ -98,35 +93,26 @@ class Qwen2(LayeredConfig):
     @property
     def usual_kinds(self) -> tuple[Kind, ...]:
         """The upper layers slide, if any do."""
-        slides = self.use_sliding_window and self.sliding_window
-        whole = self.max_window_layers if slides else self.num_hidden_layers
+        whole = self.max_window_layers if self.window else self.num_hidden_layers
         return tuple(
             "full_attention" if i < whole else "sliding_attention"
             for i in range(self.num_hidden_layers)
         )
 
 
-class Qwen3(Qwen2):
+class Qwen3(BiasedConfig, Qwen2):
     """Qwen 3, arXiv 2505.09388."""
 
     norms_of_heads: ClassVar[bool] = True
 
-    model_type: Literal["qwen3"]  # type: ignore[assignment]
     head_dim: int | None = 128
-    attention_bias: bool = False
-
-    @property
-    def biases(self) -> tuple[bool, bool, bool]:
-        """All of attention's alike."""
-        return self.attention_bias, self.attention_bias, False
 
 
-class Qwen3Moe(SlidingConfig):
+class Qwen3Moe(BiasedConfig, ChosenWindowConfig):
     """Qwen 3 with experts."""
 
     norms_of_heads: ClassVar[bool] = True
 
-    model_type: Literal["qwen3_moe"]
     vocab_size: int = 151936
     hidden_size: int = 2048
     intermediate_size: int = 6144
@@ -134,9 +120,6 @@ class Qwen3Moe(SlidingConfig):
     num_attention_heads: int = 32
     num_key_value_heads: int | None = 4
     max_position_embeddings: int = 32768
-    attention_bias: bool = False
-    use_sliding_window: bool = False
-    sliding_window: int | None = 4096
     max_window_layers: int = 28  # its window is for every layer
     decoder_sparse_step: int = 1
     mlp_only_layers: tuple[int, ...] | None = None
@@ -149,18 +132,6 @@ class Qwen3Moe(SlidingConfig):
     qkv_bias: Literal[False] = False
     use_qk_norm: Literal[True] = True
     shared_expert_intermediate_size: Literal[0] = 0
-
-    @property
-    def biases(self) -> tuple[bool, bool, bool]:
-        """All of attention's alike."""
-        return self.attention_bias, self.attention_bias, False
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """All alike."""
-        full: Kind = "full_attention"
-        whole = (full,) * self.num_hidden_layers
-        return super().kinds if self.use_sliding_window else whole
 
     def routing(self, layer: int) -> Routing | None:
         """Of every so manieth layer, but for those that are named."""
@@ -180,12 +151,11 @@ def _tanh_gelu(name: Any) -> Any:
     return "gelu_pytorch_tanh" if name == "gelu" else name
 
 
-class Gemma(DecoderConfig):
+class Gemma(BiasedConfig):
     """Gemma, arXiv 2403.08295."""
 
     norm: ClassVar[type[RmsNorm]] = OffsetNorm
 
-    model_type: Literal["gemma"]
     vocab_size: int = 256000
     hidden_size: int = 3072
     intermediate_size: int = 24576
@@ -198,13 +168,7 @@ class Gemma(DecoderConfig):
     max_position_embeddings: int = 8192
     pad_token_id: int | None = 0
     tie_word_embeddings: bool = True
-    attention_bias: bool = False
     use_bidirectional_attention: Literal[False] | None = None
-
-    @property
-    def biases(self) -> tuple[bool, bool, bool]:
-        """All of attention's alike."""
-        return self.attention_bias, self.attention_bias, False
 
     @property
     def activation(self) -> str:
@@ -222,7 +186,6 @@ class Gemma2(Gemma, LayeredConfig):
 
     norms_after: ClassVar[bool] = True
 
-    model_type: Literal["gemma2"]  # type: ignore[assignment]
     hidden_size: int = 2304
     intermediate_size: int = 9216
     num_hidden_layers: int = 26
@@ -256,7 +219,6 @@ class Gemma3(Gemma2):
 
     norms_of_heads: ClassVar[bool] = True
 
-    model_type: Literal["gemma3_text"]  # type: ignore[assignment]
     vocab_size: int = 262208
     max_position_embeddings: int = 131072
     sliding_window_pattern: int = 6
@@ -290,7 +252,6 @@ def _longrope(content: Any) -> Any:
 class Phi3(SlidingConfig):
     """Phi 3, arXiv 2404.14219, and Phi 4 mini."""
 
-    model_type: Literal["phi3"]
     vocab_size: int = 32064
     hidden_size: int = 3072
     intermediate_size: int = 8192
@@ -309,7 +270,7 @@ class Phi3(SlidingConfig):
     full_attn_mod: Literal[1] = 1
     interpolate_factor: Literal[1] = 1
 
-    def rotary_of(self, scaling: Default, theta: float) -> Rotary:
+    def rotary_of(self, scaling: Scaling, theta: float) -> Rotary:
         """Of a part of each head; the length of the first training stands beside."""
         if isinstance(scaling, LongRope):
             trained = self.original_max_position_embeddings

@@ -35,18 +35,16 @@ class Rotation(NamedTuple):
         return np.float32(self.theta) ** steps
 
 
-class Default(BaseModel):
-    """No scaling; also what the scalings have in common.
+class Scaling(BaseModel):
+    """What all scalings have in common.
 
     Attributes:
-      rope_type: which it is.
       rope_theta: base of the wave lengths, where it does not stand beside.
       partial_rotary_factor: the share of a head's numbers that turn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rope_type: Literal["default"] = "default"
     rope_theta: float | None = None
     partial_rotary_factor: float | None = None
 
@@ -59,7 +57,13 @@ class Default(BaseModel):
         return 1.0
 
 
-class Linear(Default):
+class Default(Scaling):
+    """None."""
+
+    rope_type: Literal["default"] = "default"
+
+
+class Linear(Scaling):
     """Places closer together, by a factor."""
 
     rope_type: Literal["linear"]
@@ -70,7 +74,7 @@ class Linear(Default):
         return super().speeds(rotation) / np.float32(self.factor)
 
 
-class Dynamic(Default):
+class Dynamic(Scaling):
     """A base that grows with texts longer than the model is made for (NTK)."""
 
     rope_type: Literal["dynamic"]
@@ -84,7 +88,7 @@ class Dynamic(Default):
         return super().speeds(rotation._replace(theta=theta))
 
 
-class Llama3(Default):
+class Llama3(Scaling):
     """Long waves slower by a factor, short ones as they are, a ramp between."""
 
     rope_type: Literal["llama3"]
@@ -103,7 +107,7 @@ class Llama3(Default):
         return (1 - kept) * speeds / np.float32(self.factor) + kept * speeds
 
 
-class Yarn(Default):
+class Yarn(Scaling):
     """After Peng et al., arXiv 2309.00071: a ramp over waves, and warmer attention."""
 
     rope_type: Literal["yarn"]
@@ -146,7 +150,7 @@ class Yarn(Default):
         return 0.1 * scale * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 
-class LongRope(Default):
+class LongRope(Scaling):
     """After Ding et al., arXiv 2402.13753: a factor for every wave, found by search."""
 
     rope_type: Literal["longrope"]
@@ -199,7 +203,7 @@ class Rotary(NamedTuple):
       limit: longest text the model is made for, in tokens.
     """
 
-    scaling: Default
+    scaling: Scaling
     size: int
     theta: float
     limit: int
