@@ -1,4 +1,4 @@
-"""Llama and the decoders built like it; those with other names or norms apart."""
+"""Llama, Mistral, Qwen 2 and 3, and Gemma: decoders with the same names."""
 
 from mda_jax.converters.dialects import (
     TORCH,
@@ -7,71 +7,27 @@ from mda_jax.converters.dialects import (
     Part,
     buffer,
     embed,
-    experts,
     linear,
     linen,
     rms_norm,
 )
 
 
-_ATTENTION = (
-    linear(
-        "layers.{i}.self_attn.{a:q|k|v|o}_proj",
-        "layers/{i}/attention/{a:query|key|value|out}",
-    ),
-    rms_norm(
-        "layers.{i}.self_attn.{a:q|k}_norm", "layers/{i}/attention/{a:query|key}_norm"
-    ),
+ATTENTION = linear(
+    "layers.{i}.self_attn.{a:q|k|v|o}_proj",
+    "layers/{i}/attention/{a:query|key|value|out}",
 )
-_MLP = linear("layers.{i}.mlp.{a:gate|up|down}_proj", "layers/{i}/mlp/{a}")
-_NORMS = (
+NORMS_OF_HEADS = rms_norm(
+    "layers.{i}.self_attn.{a:q|k}_norm", "layers/{i}/attention/{a:query|key}_norm"
+)
+MLP = linear("layers.{i}.mlp.{a:gate|up|down}_proj", "layers/{i}/mlp/{a}")
+NORMS = (
     rms_norm("layers.{i}.input_layernorm", "layers/{i}/attention_norm"),
     rms_norm("layers.{i}.post_attention_layernorm", "layers/{i}/mlp_norm"),
 )
-_NORMS_AFTER = (
-    rms_norm("layers.{i}.input_layernorm", "layers/{i}/attention_norm"),
-    rms_norm("layers.{i}.post_attention_layernorm", "layers/{i}/post_attention_norm"),
-    rms_norm("layers.{i}.pre_feedforward_layernorm", "layers/{i}/mlp_norm"),
-    rms_norm("layers.{i}.post_feedforward_layernorm", "layers/{i}/post_mlp_norm"),
-)
-_FUSED = (
-    linear(
-        "layers.{i}.self_attn.qkv_proj",
-        "layers/{i}/attention/query",
-        "layers/{i}/attention/key",
-        "layers/{i}/attention/value",
-        ratios=("heads", "kv_heads", "kv_heads"),
-    ),
-    linear("layers.{i}.self_attn.o_proj", "layers/{i}/attention/out"),
-    linear("layers.{i}.mlp.gate_up_proj", "layers/{i}/mlp/gate", "layers/{i}/mlp/up"),
-    linear("layers.{i}.mlp.down_proj", "layers/{i}/mlp/down"),
-)
-_EXPERTS_OF_MIXTRAL = (
-    linear("layers.{i}.block_sparse_moe.gate", "layers/{i}/mlp/router"),
-    linear(
-        "layers.{i}.block_sparse_moe.experts.{e*}.{a:w1|w2|w3}",
-        "layers/{i}/mlp/experts/{a:gate|down|up}",
-    ),
-)
-_EXPERTS_OF_QWEN = (
-    linear("layers.{i}.mlp.gate", "layers/{i}/mlp/router"),
-    linear(
-        "layers.{i}.mlp.experts.{e*}.{a:gate|up|down}_proj",
-        "layers/{i}/mlp/experts/{a}",
-    ),
-)
-_EXPERTS_IN_MEMORY = (
-    linear("layers.{i}.mlp.gate", "layers/{i}/mlp/router"),
-    experts(
-        "layers.{i}.mlp.experts.gate_up_proj",
-        "layers/{i}/mlp/experts/gate",
-        "layers/{i}/mlp/experts/up",
-    ),
-    experts("layers.{i}.mlp.experts.down_proj", "layers/{i}/mlp/experts/down"),
-)
 
 
-def _decoder(name: str, *layers: Part) -> Dialect:
+def decoder(name: str, *layers: Part) -> Dialect:
     """Layers of these modules between the embedding and the heads."""
     return Dialect(
         name,
@@ -89,19 +45,8 @@ def _decoder(name: str, *layers: Part) -> Dialect:
     )
 
 
-HUB = _decoder("hub", *_ATTENTION, _MLP, *_NORMS)
-GEMMA2 = _decoder("hub", *_ATTENTION, _MLP, *_NORMS_AFTER)
-PHI3 = _decoder("hub", *_FUSED, *_NORMS)
-MIXTRAL = _decoder("hub", *_ATTENTION, *_EXPERTS_OF_MIXTRAL, *_NORMS)
-QWEN3_MOE = _decoder("hub", *_ATTENTION, _MLP, *_EXPERTS_OF_QWEN, *_NORMS)
-EXPERTS_IN_MEMORY = _decoder(
-    "transformers", *_ATTENTION, _MLP, *_EXPERTS_IN_MEMORY, *_NORMS
-)
+HUB = decoder("hub", ATTENTION, NORMS_OF_HEADS, MLP, *NORMS)
 
-FAMILIES = (
-    Family("llama", ("llama", "mistral", "qwen2", "qwen3", "gemma"), (HUB, linen(HUB))),
-    Family("llama", ("gemma2", "gemma3_text"), (GEMMA2,)),
-    Family("llama", ("phi3",), (PHI3,)),
-    Family("llama", ("mixtral",), (MIXTRAL, EXPERTS_IN_MEMORY)),
-    Family("llama", ("qwen3_moe",), (QWEN3_MOE, EXPERTS_IN_MEMORY)),
+FAMILY = Family(
+    "llama", ("llama", "mistral", "qwen2", "qwen3", "gemma"), (HUB, linen(HUB))
 )

@@ -1,13 +1,14 @@
 """Decoders that predict the next token: the layers of Llama and those built like it."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.models.decoder_config import DecoderConfig
 from mda_jax.converters.models.layers import ACTIVATIONS, attend, capped
 from mda_jax.converters.models.mixture import Mixture
@@ -269,6 +270,69 @@ class Decoder(nnx.Module):
         words = tokens != (-1 if padding is None else padding)
         last = jnp.max(jnp.where(words, places, 0), axis=1)
         return self.classifier(hidden[jnp.arange(len(hidden)), last])
+
+
+class Models(NamedTuple):
+    """The decoders of one family.
+
+    Attributes:
+      configs: by the `model_type` of their `config.json`.
+    """
+
+    configs: Mapping[str, type[DecoderConfig]]
+
+    def read(self, config: Mapping[str, Any]) -> DecoderConfig:
+        """The fields of a `config.json` that matter.
+
+        Args:
+          config: its content.
+
+        Returns:
+          Those of its model type.
+
+        Raises:
+          ConversionError: another model type; a field that is not known, or a value
+            that the model does not have.
+        """
+        kind = config.get("model_type", "")
+        if kind not in self.configs:
+            raise ConversionError(
+                f"config.json: 'model_type' is {kind!r}; expected"
+                f" {' or '.join(self.configs)}."
+            )
+        return self.configs[kind].read(config)
+
+    def build(
+        self,
+        config: Mapping[str, Any],
+        leaves: Mapping[str, tuple[int, ...]],
+        rngs: nnx.Rngs,
+    ) -> Decoder:
+        """The model of a checkpoint.
+
+        Args:
+          config: content of `config.json`.
+          leaves: shapes by name; they decide which heads there are.
+          rngs: for the first weights.
+
+        Returns:
+          The model with weights drawn at random.
+
+        Raises:
+          ConversionError: a field of the config is not understood.
+        """
+        return Decoder(self.read(config), leaves, rngs)
+
+    def example(self, config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
+        """Random inputs: tokens of two texts."""
+        known = self.read(config)
+        length = min(known.max_position_embeddings, 16)
+        return (jax.random.randint(key, (2, length), 0, known.vocab_size),)
+
+    def sizes(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """Numbers of heads."""
+        known = self.read(config)
+        return {"heads": known.num_attention_heads, "kv_heads": known.kv_heads}
 
 
 def _mask(
