@@ -2,12 +2,14 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mda_jax.converters.errors import ConversionError
 
+
+_Config = TypeVar("_Config", bound=BaseModel)
 
 # Of training, generation and bookkeeping; none changes what a trained model computes.
 HARMLESS = frozenset(
@@ -41,7 +43,7 @@ class HubConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
+    def read(cls: type[_Config], content: Mapping[str, Any]) -> _Config:
         """Check a `config.json`.
 
         Args:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.models.decoder_config import DecoderConfig
-from mda_jax.converters.models.layers import ACTIVATIONS, attend, capped
+from mda_jax.converters.models.layers import GatedMlp, attend, capped
 from mda_jax.converters.models.mixture import Mixture
 from mda_jax.converters.models.rope import turned
 
@@ -85,35 +85,20 @@ class Attention(nnx.Module):
         return function(heads).reshape(x.shape)
 
 
-class GatedMlp(nnx.Module):
-    """Two dense layers, the first multiplied by a gate: `gate`, `up`, `down`."""
-
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        width, hidden = config.hidden_size, config.intermediate_size
-        bias = config.biases[2]
-        self.gate = nnx.Linear(width, hidden, use_bias=bias, rngs=rngs)
-        self.up = nnx.Linear(width, hidden, use_bias=bias, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, use_bias=bias, rngs=rngs)
-        self.activation = config.activation
-
-    def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
-        """Transform every token."""
-        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
-
-
 class Layer(nnx.Module):
     """Attention and MLP, each of the normalised input and added to it."""
 
     def __init__(self, config: DecoderConfig, index: int, rngs: nnx.Rngs):
         width, eps = config.hidden_size, config.rms_norm_eps
-        routing = config.routing(index)
+        act, routing = config.activation, config.routing(index)
+        hidden, bias = config.intermediate_size, config.biases[2]
         self.attention_norm = config.norm(width, eps)
         self.attention = Attention(config, rngs)
         self.mlp_norm = config.norm(width, eps)
         self.mlp = (
-            GatedMlp(config, rngs)
+            GatedMlp(width, hidden, act, rngs, use_bias=bias)
             if routing is None
-            else Mixture(width, config.activation, routing, rngs)
+            else Mixture(width, act, routing, rngs)
         )
         if config.norms_after:
             self.post_attention_norm = config.norm(width, eps)

@@ -120,3 +120,25 @@ class Mlp(nnx.Module):
     def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
         """Transform every token."""
         return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+class GatedMlp(nnx.Module):
+    """An MLP one of whose two inner layers gates the other: `gate`, `up`, `down`."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        activation: str,
+        rngs: nnx.Rngs,
+        *,
+        use_bias: bool = True,
+    ):
+        dense = partial(nnx.Linear, use_bias=use_bias, rngs=rngs)
+        self.gate, self.up = dense(width, hidden), dense(width, hidden)
+        self.down = dense(hidden, width)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
+        """Transform every token."""
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))

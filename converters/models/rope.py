@@ -128,7 +128,7 @@ class Yarn(Scaling):
             wave = math.log(trained / (turns * 2 * math.pi))
             return rotation.size * wave / (2 * math.log(rotation.theta))
 
-        first, last = place(self.beta_fast or 32), place(self.beta_slow or 1)
+        first, last = place(self.beta_fast or 32.0), place(self.beta_slow or 1.0)
         if self.truncate:
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, rotation.size - 1)
