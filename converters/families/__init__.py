@@ -1,13 +1,30 @@
 """The model families that can be converted: one file for each."""
 
 from mda_jax.converters.dialects import Family
-from mda_jax.converters.families import bert, distilbert, gpt2, roberta, t5
+from mda_jax.converters.families import (
+    bert,
+    distilbert,
+    gemma2,
+    gpt2,
+    llama,
+    mixtral,
+    phi3,
+    qwen3_moe,
+    roberta,
+    t5,
+)
 
 
+# Gemma 2 and Qwen 3 have all the names of Llama and more: they come after it.
 FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
     distilbert.FAMILY,
     gpt2.FAMILY,
     roberta.FAMILY,
     t5.FAMILY,
+    llama.FAMILY,
+    gemma2.FAMILY,
+    phi3.FAMILY,
+    mixtral.FAMILY,
+    qwen3_moe.FAMILY,
 )
