@@ -1,12 +1,14 @@
 """What the reference models share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
+from pydantic import AfterValidator
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -21,6 +23,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
+
+
+def _known(name: str) -> str:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"known activations are {', '.join(ACTIVATIONS)}")
+    return name
+
+
+Activation = Annotated[str, AfterValidator(_known)]  # the name of one, in a config
 
 
 def attend(
@@ -101,3 +112,25 @@ class Mlp(nnx.Module):
     def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
         """Transform every token."""
         return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+def layer_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer normalisation, exact also where the mean is large."""
+    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+
+def dense_if_stored(
+    leaves: Mapping[str, tuple[int, ...]], name: str, width: int, rngs: nnx.Rngs
+) -> nnx.Linear | None:
+    """A dense layer as wide as in the checkpoint, or None where it has none.
+
+    Args:
+      leaves: shapes by name.
+      name: of the layer.
+      width: of its input.
+      rngs: for the first weights.
+    """
+    shape = leaves.get(f"{name}/kernel")
+    if shape is None:
+        return None
+    return nnx.Linear(width, shape[-1], use_bias=f"{name}/bias" in leaves, rngs=rngs)
