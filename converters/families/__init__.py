@@ -1,7 +1,7 @@
 """The model families that can be converted: one file for each."""
 
 from mda_jax.converters.dialects import Family
-from mda_jax.converters.families import bert, clip
+from mda_jax.converters.families import bert, clip, siglip
 
 
-FAMILIES: tuple[Family, ...] = (bert.FAMILY, clip.FAMILY)
+FAMILIES: tuple[Family, ...] = (bert.FAMILY, clip.FAMILY, siglip.FAMILY)
