@@ -11,3 +11,4 @@ from mda_jax.converters.checkpoint import (
 )
 from mda_jax.converters.errors import ConversionError as ConversionError
 from mda_jax.converters.formats import FormatError as FormatError
+from mda_jax.converters.store import save as save

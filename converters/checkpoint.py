@@ -306,7 +306,7 @@ def _compare_with_model(ours: Translated, checkpoint: Checkpoint) -> None:
     try:
         expected = shapes(checkpoint.family, checkpoint.config, got)
     except ConversionError as e:
-        warnings.warn(f"not compared with a model, because of {e}", stacklevel=2)
+        warnings.warn(f"not compared with a model: {e}", stacklevel=2)
         return
     for name in sorted(got.keys() | expected.keys()):
         if got.get(name) != expected.get(name):

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 Shape = tuple[int, ...]
@@ -18,6 +18,7 @@ Arrays = Sequence[Any]
 Size = int | str  # a string names a number of the model, such as its heads
 
 
+@runtime_checkable
 class Op(Protocol):
     """One step of a rearrangement."""
 

@@ -1,15 +1,18 @@
 """The tensors of a checkpoint under other names and in another layout, lazily."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.formats import Spec
+from mda_jax.converters.formats.arrays import nested as tree_of_names
 from mda_jax.converters.rules import Group, Rule, Table
 
 
+@runtime_checkable
 class Named(Protocol):
     """Tensors by name, whose shapes and types are known without their data."""
 
@@ -157,17 +160,13 @@ class _Where(NamedTuple):
 def nested(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of dicts from names with slashes.
 
+    Raises:
+      ValueError: a name is the beginning of another.
+
     >>> nested({"a/b": 1, "a/c": 2})
     {'a': {'b': 1, 'c': 2}}
     """
-    tree: dict[str, Any] = {}
-    for name, array in tensors.items():
-        *path, last = name.split("/")
-        place = tree
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = array
-    return tree
+    return jax.tree.map(tensors.__getitem__, tree_of_names(tensors))
 
 
 def flat(tree: Mapping[Any, Any], before: str = "") -> dict[str, Any]:

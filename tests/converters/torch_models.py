@@ -10,7 +10,7 @@ CASES = json.loads((Path(__file__).parent / "golden/configs.json").read_text())
 
 
 def fill_model(model):
-    """Give each tensor of a torch module the weights that follow from its first name."""
+    """Give each tensor of a torch module the weights that follow from its name."""
     import torch
 
     kept = model.state_dict()
