@@ -167,6 +167,11 @@ class Dialect:
     prefixes: tuple[str, ...] = ("",)
     ties: tuple[tuple[str, ...], ...] = ()
 
+    @property
+    def is_torch(self) -> bool:
+        """Whether PyTorch's modules are called so."""
+        return self.flavour.separator == "."
+
     def rules(
         self, prefix: str = "", sizes: Mapping[str, int] | None = None
     ) -> Iterator[Rule]:

@@ -13,6 +13,7 @@ Both directions are read off the same templates, so that there is no second tabl
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple, NoReturn
 
 from mda_jax.converters.errors import ConversionError
@@ -75,7 +76,7 @@ class Table:
         self._by_outline: dict[str, list[_Place]] = {}
         for rule in self._rules:
             for at, template in enumerate(rule.outer):
-                place = _Place(rule, at, _pattern(template))
+                place = _Place(rule, at)
                 self._by_outline.setdefault(_outline(template), []).append(place)
 
     def flipped(self) -> "Table":
@@ -90,6 +91,16 @@ class Table:
     def covers(self, name: str) -> bool:
         """Whether a rule takes this tensor."""
         return bool(self._places(name))
+
+    def is_left(self, name: str) -> bool:
+        """Whether a rule takes this tensor that gives nothing for it."""
+        return any(not place.rule.inner for place, _ in self._places(name))
+
+    def no_rule(self, name: str) -> str:
+        """What to say of a tensor that no rule takes."""
+        templates = [t for rule in self._rules for t in rule.outer]
+        near = difflib.get_close_matches(name, templates, 1, 0)
+        return f"no rule for the tensor {name!r}; the nearest is {near[0]!r}."
 
     def groups(self, shapes: Mapping[str, Shape]) -> list[Group]:
         """Apply the rules to the tensors of a model.
@@ -114,7 +125,7 @@ class Table:
 
     def _places(self, name: str) -> list[tuple["_Place", re.Match[str]]]:
         places = self._by_outline.get(_outline(name), [])
-        return [(p, m) for p in places if (m := p.pattern.fullmatch(name))]
+        return [(p, m) for p in places if (m := p.match(name))]
 
     def _place(self, name: str) -> tuple[Rule, int, dict[str, str], int]:
         places = self._places(name)
@@ -128,19 +139,15 @@ class Table:
     def _refuse(self, name: str, rules: Sequence[str]) -> NoReturn:
         if rules:
             raise ConversionError(f"{name!r} has several rules: {', '.join(rules)}.")
-        templates = [t for rule in self._rules for t in rule.outer]
-        near = difflib.get_close_matches(name, templates, 1, 0)
-        raise ConversionError(
-            f"no rule for the tensor {name!r}; the nearest is {near[0]!r}."
-            if near
-            else f"no rule for the tensor {name!r}."
-        )
+        raise ConversionError(self.no_rule(name))
 
 
 class _Place(NamedTuple):
     rule: Rule
     at: int
-    pattern: re.Pattern[str]
+
+    def match(self, name: str) -> re.Match[str] | None:
+        return _pattern(self.rule.outer[self.at]).fullmatch(name)
 
 
 class _Found(NamedTuple):
@@ -160,6 +167,7 @@ def _outline(text: str) -> str:
     return _NUMBER.sub("#", _HOLE.sub("#", text))
 
 
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
     pattern, seen, end = "", set(), 0
     for hole in _HOLE.finditer(template):

@@ -233,6 +233,16 @@ class Transform:
         """The way back."""
         return Transform(tuple(op.inverse() for op in reversed(self.ops)))
 
+    @property
+    def unknown(self) -> set[str]:
+        """The sizes that are named still."""
+        of = [
+            op.ratios if isinstance(op, Split | Join) else op.sizes
+            for op in self.ops
+            if isinstance(op, Split | Join | Fold | Unfold)
+        ]
+        return {size for sizes in of for size in sizes if isinstance(size, str)}
+
     def learnt(self, given: Sequence[Shape]) -> dict[str, int]:
         """The named sizes that shapes which fit tell."""
         found: dict[str, int] = {}

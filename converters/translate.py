@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.formats import Spec
+from mda_jax.converters.formats.arrays import nested as tree_of_names
 from mda_jax.converters.rules import Group, Rule, Table
 
 
@@ -47,30 +49,35 @@ class Arrays(Mapping[str, Any]):
         return Spec(tuple(np.shape(array)), np.dtype(array.dtype))
 
 
-class Renamed(Mapping[str, Any]):
-    """Some tensors of a checkpoint, each under one or more names."""
+class Joined(Mapping[str, Any]):
+    """Tensors of several checkpoints, under names of one's choice."""
 
-    def __init__(self, tensors: Named, names: Mapping[str, str]):
+    def __init__(self, parts: Iterable[tuple[Named, Mapping[str, str]]]):
         """Choose.
 
         Args:
-          tensors: of the checkpoint.
-          names: new name -> name in the checkpoint.
+          parts: the tensors of a checkpoint, and new name -> name in it.
         """
-        self._tensors, self._names = tensors, names
+        self._where = {
+            new: (tensors, old)
+            for tensors, names in parts
+            for new, old in names.items()
+        }
 
     def __getitem__(self, name: str) -> Any:
-        return self._tensors[self._names[name]]
+        tensors, old = self._where[name]
+        return tensors[old]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._where)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._where)
 
     def spec(self, name: str) -> Spec:
         """Shape and element type."""
-        return self._tensors.spec(self._names[name])
+        tensors, old = self._where[name]
+        return tensors.spec(old)
 
 
 class Translated(Mapping[str, Any]):
@@ -152,17 +159,13 @@ class _Where(NamedTuple):
 def nested(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of dicts from names with slashes.
 
+    Raises:
+      ValueError: a name is the beginning of another.
+
     >>> nested({"a/b": 1, "a/c": 2})
     {'a': {'b': 1, 'c': 2}}
     """
-    tree: dict[str, Any] = {}
-    for name, array in tensors.items():
-        *path, last = name.split("/")
-        place = tree
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = array
-    return tree
+    return jax.tree.map(tensors.__getitem__, tree_of_names(tensors))
 
 
 def flat(tree: Mapping[Any, Any], before: str = "") -> dict[str, Any]:

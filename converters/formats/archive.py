@@ -1,6 +1,7 @@
 """Zip archives whose members are stored as they are, so that they can be mapped."""
 
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
@@ -8,13 +9,16 @@ from typing import BinaryIO, NamedTuple, NoReturn
 from mda_jax.converters.formats.errors import FormatError
 
 
+_AT_ONCE = 1 << 24  # bytes
 LARGEST_DIRECTORY = 1 << 25  # bytes, of the list of members: about 400,000 of them
 
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LISTED = struct.Struct("<4s4x2H4x3L4H6xL")
+_LISTED_CRC = 16  # where it has the checksum
 _LOCAL = struct.Struct("<4s2x2H16x2H")
+_LOCAL_CRC = 14
 _EXTRA = struct.Struct("<2H")
 _ENCRYPTED = 0x2041  # bits of the flags: the data, strongly, or the list of members
 _COPIED = 0x8  # a bit of the flags: checksum and sizes follow the data once more
@@ -28,6 +32,7 @@ class Member(NamedTuple):
     start: int  # offset of its data from the beginning of the archive, in bytes
     size: int  # in bytes
     crc: int  # checksum of the data; 0 where the writer did not compute it
+    checksums: tuple[int, ...]  # offsets of where the archive has it, in bytes
 
 
 class Archive(NamedTuple):
@@ -46,6 +51,7 @@ class _Listed(NamedTuple):
     method: int  # of compression; 0 for none
     size: int  # in the archive
     crc: int
+    place: int  # of this checksum in the list
 
 
 def read_archive(path: Path) -> Archive:
@@ -77,11 +83,35 @@ def read_archive(path: Path) -> Archive:
             name = _text(path, each.name)
             if name in members:
                 _fail(path, f"two members {name!a}", "names that differ")
-            members[name] = Member(_data(path, file, each, end), each.size, each.crc)
+            first, copy = _data(path, file, each, end)
+            checksums = (start + each.place, copy)
+            members[name] = Member(first, each.size, each.crc, checksums)
             methods[name] = each.method
     compressed = tuple(name for name, method in methods.items() if method)
     plain = {name: member for name, member in members.items() if not methods[name]}
     return Archive(plain, compressed, directory)
+
+
+def renew_checksums(path: Path) -> None:
+    """Compute the checksums of an archive again, where it has some."""
+    members = read_archive(path).members.values()
+    with path.open("r+b") as file:
+        for member in members:
+            if member.crc:
+                crc = struct.pack("<L", _crc(file, member))
+                for place in member.checksums:
+                    file.seek(place)
+                    file.write(crc)
+
+
+def _crc(file: BinaryIO, member: Member) -> int:
+    """The checksum of the data that a member has."""
+    file.seek(member.start)
+    crc, left = 0, member.size
+    while left:
+        data = file.read(min(left, _AT_ONCE))
+        crc, left = zlib.crc32(data, crc), left - len(data)
+    return crc
 
 
 def _directory(path: Path, file: BinaryIO, total: int) -> tuple[int, int, int]:
@@ -119,7 +149,7 @@ def _entries(path: Path, directory: bytes) -> Iterator[_Listed]:
             or len(directory) - at < _LISTED.size
         ):
             _fail(path, f"no member at byte {at} of the list", "one")
-        fields = _LISTED.unpack_from(directory, at)
+        fields, place = _LISTED.unpack_from(directory, at), at + _LISTED_CRC
         _, flags, method, crc, packed, size, named, extra, noted, disk, offset = fields
         at += _LISTED.size
         name = directory[at : at + named]
@@ -135,7 +165,7 @@ def _entries(path: Path, directory: bytes) -> Iterator[_Listed]:
             _fail(path, f"{name!r} encrypted", "members without a password")
         if disk or (size != packed and not method):
             _fail(path, f"{name!r} of {size} bytes in {packed}", "as many, here")
-        yield _Listed(name, offset, method, packed, crc)
+        yield _Listed(name, offset, method, packed, crc, place)
 
 
 def _wide(path: Path, extra: bytes) -> Iterator[int]:
@@ -150,10 +180,11 @@ def _wide(path: Path, extra: bytes) -> Iterator[int]:
         at += length
 
 
-def _data(path: Path, file: BinaryIO, listed: _Listed, end: int) -> int:
-    """Where the data of a member begin: after its local header, which is checked.
+def _data(path: Path, file: BinaryIO, listed: _Listed, end: int) -> tuple[int, int]:
+    """Where the data of a member begin, and where their checksum is besides the list.
 
-    They, and a copy of their checksum and size if the header says so, reach to `end`.
+    The data follow a local header, which is checked. They, and a copy of their checksum
+    and size if the header says so, reach to `end`.
     """
     file.seek(listed.offset)
     head = file.read(_LOCAL.size + len(listed.name))
@@ -173,7 +204,7 @@ def _data(path: Path, file: BinaryIO, listed: _Listed, end: int) -> int:
             f"{listed.name!r} up to byte {start + listed.size}",
             f"its end, and no hole, before {end}",
         )
-    return start
+    return start, start + listed.size + 4 if copied else listed.offset + _LOCAL_CRC
 
 
 def _text(path: Path, name: bytes) -> str:

@@ -87,8 +87,8 @@ def new_folder(out: Path, *, force: bool, resume: bool) -> Iterator[Path]:
       removed; after an interruption only if it holds no finished weight file.
 
     Raises:
-      ConfigError: another process fills it, no earlier attempt left it, or `out` appeared
-        meanwhile.
+      ConfigError: another process fills it, no earlier attempt left it, or `out`
+        appeared meanwhile.
     """
     partial = _partial(out)
     with _locked(partial):
@@ -139,9 +139,7 @@ def _check_left_by_merge(partial: Path) -> None:
         return
     is_folder = partial.is_dir() and not partial.is_symlink()
     if not is_folder or (any(partial.iterdir()) and not (partial / _LOCK).is_file()):
-        raise ConfigError(
-            f"{partial}: was not left by an earlier attempt; move it away."
-        )
+        raise ConfigError(f"{partial}: was not left by an earlier attempt; move it.")
 
 
 def _take_over(partial: Path, out: Path, *, force: bool) -> None:

@@ -6,7 +6,7 @@ spaces to a multiple of 8) and the data, without holes.
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -33,6 +33,7 @@ class Entry(NamedTuple):
     spec: Spec
     start: int  # offset from the beginning of the file, in bytes
     strides: tuple[int, ...] | None = None  # in entries; None for row-major
+    jumps: tuple[tuple[int, int], ...] = ()  # (entry, offset): from it on, they go on
 
     @property
     def span(self) -> int:
@@ -41,6 +42,18 @@ class Entry(NamedTuple):
             return self.spec.size
         pairs = zip(self.spec.shape, self.strides, strict=True)
         return 1 + sum((n - 1) * stride for n, stride in pairs)
+
+    def pieces(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Offset and number of the entries, from one up to another, of a flat tensor.
+
+        There are several pairs if the file has the tensor in pieces.
+        """
+        begins = ((0, self.start), *self.jumps)
+        ends = (*(begin for begin, _ in self.jumps), self.spec.size)
+        for (begin, offset), end in zip(begins, ends, strict=True):
+            low, high = max(first, begin), min(stop, end)
+            if low < high:
+                yield offset + (low - begin) * self.spec.dtype.itemsize, high - low
 
 
 class Header(NamedTuple):

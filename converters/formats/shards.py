@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from mda_jax.converters.formats import header, npz, pytorch
+from mda_jax.converters.formats import header, msgpack, npz, pytorch
 from mda_jax.converters.formats.errors import FormatError
 from mda_jax.converters.formats.header import Header
 
@@ -37,7 +37,14 @@ PYTORCH = Format(
     pytorch.header_text,
 )
 NPZ = Format("model.npz", (".npz",), npz.read_header, npz.header_text)
-FORMATS = (SAFETENSORS, PYTORCH, NPZ)  # the first that a folder has is read
+FLAX = Format(
+    "flax_model.msgpack",
+    (".msgpack",),
+    msgpack.read_header,
+    msgpack.header_text,
+)
+ARCHIVES = (PYTORCH, NPZ)  # with checksums
+FORMATS = (SAFETENSORS, PYTORCH, NPZ, FLAX)  # the first that a folder has is read
 SINGLE, INDEX = SAFETENSORS.single, SAFETENSORS.listing
 
 _OF_TRAINING = ("training_args.*", "optimizer.*", "scheduler.*", "scaler.*", "rng_*")

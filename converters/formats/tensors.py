@@ -20,7 +20,8 @@ class Tensors(Mapping[str, np.ndarray]):
     Every access maps that part of the file alone, and gives a read-only array over it.
     The mapping ends when the array is dropped, so that reading a whole model tensor by
     tensor needs the memory, and the address space, of one tensor. One that the file
-    has in another order than row-major is not reordered: its array has strides.
+    has in another order than row-major is not reordered: its array has strides. One
+    that it has in pieces is copied.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -36,7 +37,9 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         file, entry = self._where[name]
-        (shape, dtype), start, strides = entry
+        (shape, dtype), start, strides, jumps = entry
+        if jumps:
+            return self.entries(name, slice(None)).reshape(shape)
         flat = file.mapped(start, entry.span, dtype)
         if strides is None:
             return flat.reshape(shape)
@@ -66,12 +69,12 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def entries(self, name: str, part: slice) -> np.ndarray:
         """Consecutive entries of one tensor laid out flat, in memory of their own."""
-        _, (spec, _, strides) = self._where[name]
-        first, stop, _ = part.indices(spec.size)
-        if strides is not None:
+        _, entry = self._where[name]
+        first, stop, _ = part.indices(entry.spec.size)
+        if entry.strides is not None:
             entries = self[name].flat[first:stop]
         else:
-            entries = np.empty(stop - first, spec.dtype)
+            entries = np.empty(stop - first, entry.spec.dtype)
             self.fill(name, first, entries)
         entries.flags.writeable = False
         return entries
@@ -84,24 +87,27 @@ class Tensors(Mapping[str, np.ndarray]):
           first: place of the first entry, laid out flat.
           out: contiguous, `[n]`; `first + n` is at most the tensor's size.
         """
-        file, ((_, dtype), start, strides) = self._where[name]
-        if strides is None and out.dtype == dtype:
-            file.read(start + first * dtype.itemsize, out)
+        file, entry = self._where[name]
+        if entry.strides is None and out.dtype == entry.spec.dtype:
+            for start, count in entry.pieces(first, first + out.size):
+                file.read(start, out[:count])
+                out = out[count:]
         else:
             out[...] = self.entries(name, slice(first, first + out.size))
 
 
 def open_tensors(path: str | os.PathLike[str]) -> Tensors:
-    """Open a checkpoint: safetensors, PyTorch's own, `.npz`; reads the headers only.
+    """Open a checkpoint: safetensors, PyTorch's, Flax's or `.npz`.
 
-    Of PyTorch's files no code is run: only tensors and plain values are read, and of a
-    training checkpoint the one dictionary that holds tensors by name.
+    Only the headers are read. Of PyTorch's files no code is run: only tensors and plain
+    values are read, and of a training checkpoint the one dictionary that holds tensors
+    by name.
 
     Args:
       path: a file (`.bin`, `.pt`, `.pth` and `.ckpt` are PyTorch's), an index, or a
         folder with `model.safetensors`, or shards with their
         `*.safetensors.index.json`, or a single other `*.safetensors`; else with
-        `pytorch_model.bin` and so on, or with one `.npz`.
+        `pytorch_model.bin` and so on, or with one `.npz`, or `flax_model.msgpack`.
 
     Returns:
       A mapping name -> read-only array, with `.spec(name)`.

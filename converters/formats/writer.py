@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mda_jax.converters.formats.arrays import row_major_bytes, spec_of, specs_of
 from mda_jax.converters.formats.dtypes import CODES, Spec
 from mda_jax.converters.formats.header import Header, layout
 from mda_jax.converters.formats.shards import INDEX, SINGLE
@@ -208,7 +209,7 @@ def write_folder(
       tensors: name -> array, in any memory order.
       shard_size: bytes of data per file.
     """
-    specs = {name: _spec(array) for name, array in tensors.items()}
+    specs = specs_of(tensors)
     with SafetensorsWriter(folder, specs, shard_size=shard_size) as writer:
         for name in tensors:
             writer.write(name, tensors[name])
@@ -227,7 +228,7 @@ def write_file(
       tensors: name -> array, in any memory order.
       metadata: free text for the header.
     """
-    specs = {name: _spec(array) for name, array in tensors.items()}
+    specs = specs_of(tensors)
     file = _File(Path(path), specs, metadata)
     with closing(file):
         for name in tensors:
@@ -255,18 +256,18 @@ class _File:
         self._put(memoryview(head), 0)
 
     def write(self, name: str, array: ArrayLike) -> None:
-        spec, start, _ = self.header.entries[name]
-        self._check(name, _spec(array), spec)
+        spec, start, *_ = self.header.entries[name]
+        self._check(name, spec_of(array), spec)
         del self.missing[name]
-        self._put(_row_major_bytes(array, spec.dtype), start)
+        self._put(row_major_bytes(array), start)
 
     def write_part(self, name: str, entries: np.ndarray) -> None:
-        spec, start, _ = self.header.entries[name]
+        spec, start, *_ = self.header.entries[name]
         left = self.missing.get(name, 0)
         size = min(entries.size, left)
-        self._check(name, _spec(entries), Spec((size,), spec.dtype))
+        self._check(name, spec_of(entries), Spec((size,), spec.dtype))
         done = (spec.size - left) * spec.dtype.itemsize
-        self._put(_row_major_bytes(entries, spec.dtype), start + done)
+        self._put(row_major_bytes(entries), start + done)
         self.missing[name] = left - size
         if left == size:
             del self.missing[name]
@@ -304,13 +305,3 @@ def _check_complete(folder: Path, missing: Collection[str]) -> None:
             f"{folder}: {len(missing)} tensors were never written,"
             f" {min(missing)!r} first; the checkpoint is incomplete."
         )
-
-
-def _spec(array: ArrayLike) -> Spec:
-    return Spec(np.shape(array), np.asarray(array).dtype.newbyteorder("<"))
-
-
-def _row_major_bytes(array: ArrayLike, dtype: np.dtype) -> memoryview:
-    """The bytes as the format wants them: C order, little-endian."""
-    rows = np.ascontiguousarray(array).astype(dtype, copy=False)
-    return rows.reshape(-1).view(np.uint8).data

@@ -33,10 +33,10 @@ def table(tensors):
 
 
 def weights(model):
-    """The arrays of a stored model by their names in PyTorch."""
+    """The arrays of a stored model by their names in its file."""
     return {
         name: fill(name, tuple(shape), np.dtype(dtype))
-        for name, (dtype, shape) in model["torch"].items()
+        for name, (dtype, shape) in model["tensors"].items()
     }
 
 

@@ -1,15 +1,16 @@
 """NumPy's archives: what numpy.load gives, mapped."""
 
 import io
+import json
 import zipfile
 
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from samples import assert_same
+from samples import assert_same, every_type
 
-from mda_jax.converters.formats import FormatError, open_tensors
+from mda_jax.converters.formats import FormatError, open_tensors, write_npz
 
 
 ARRAYS = {
@@ -113,3 +114,72 @@ def test_flipped_bytes_raise_one_error_or_change_no_extent(tmp_path_factory, dat
         assert str(path) in str(e) and "expected" in str(e) and "\n" not in str(e)
     else:
         assert array.nbytes == 24
+
+
+def test_writes_numpys_bytes(tmp_path):
+    np.savez(tmp_path / "theirs.npz", **ARRAYS)
+    write_npz(tmp_path / "ours.npz", ARRAYS)
+    ours = (tmp_path / "ours.npz").read_bytes()
+    assert ours == (tmp_path / "theirs.npz").read_bytes()
+
+
+def test_every_type_is_written(tmp_path):
+    path = tmp_path / "m.npz"
+    tensors = every_type() | {"big": np.arange(3, dtype=">i4"), "one": np.float32(1)}
+    write_npz(path, tensors)
+    expected = tensors | {"big": np.arange(3, dtype="<i4"), "one": np.array(1, "f4")}
+    assert_same(open_tensors(path), expected)
+    known = {n: a for n, a in expected.items() if a.dtype.isbuiltin == 1}
+    assert_same({n: np.load(path)[n] for n in known}, known)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [("w", np.ones(1, "c16")), ("w\0", np.ones(1)), ("w", np.array([print], object))],
+)
+def test_what_the_format_cannot_store(tmp_path, name, array):
+    with pytest.raises(ValueError, match=r"m.npz: 'w.* cannot be stored"):
+        write_npz(tmp_path / "m.npz", {name: array})
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_files_are_never_touched(tmp_path):
+    (tmp_path / "m.npz").write_text("precious")
+    with pytest.raises(FileExistsError):
+        write_npz(tmp_path / "m.npz", {})
+    assert (tmp_path / "m.npz").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ('{"w": "float8_e5m2"}', None),
+        ("{}", "'w.npy' of type |V1"),
+        ('{"w": "object"}', "types, each of float8_"),
+        ('{"w": ["float8_e5m2"]}', "types, each of float8_"),
+        ('"float8_e5m2"', "types, each of float8_"),
+        ("3", "types, each of float8_"),
+        ("[" * 100_000, "types, each of float8_"),
+        ('{"v": "float8_e5m2", "w": "float8_e5m2"}', "'v.npy' of type <f4"),
+        ('{"x": "float8_e5m2", "w": "float8_e5m2"}', "the type of 'x'; expected such"),
+    ],
+)
+def test_records_of_types(tmp_path, record, message):
+    path = tmp_path / "m.npz"
+    np.savez(path, w=np.ones(3, ml_dtypes.float8_e4m3fn), v=np.ones(2, np.float32))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("dtypes.json", record)
+    if message is None:
+        assert open_tensors(path)["w"].tolist() == [0.5] * 3  # the bits of 1.0
+    else:
+        with pytest.raises(FormatError, match=message):
+            open_tensors(path)
+
+
+def test_a_damaged_record(tmp_path):
+    path = tmp_path / "m.npz"
+    write_npz(path, {"w": np.ones(3, ml_dtypes.float8_e5m2)})
+    damaged = path.read_bytes().replace(json.dumps("w").encode(), b'"v"')
+    path.write_bytes(damaged)
+    with pytest.raises(FormatError, match=r"dtypes.json damaged; expected"):
+        open_tensors(path)

@@ -90,7 +90,7 @@ def entry(case, folder):
     leaves = flatten_dict(flax.params, sep="/")
     return given | {
         "config": json.loads((Path(folder) / "config.json").read_text()),
-        "torch": table(load_file(Path(folder) / "model.safetensors")),
+        "tensors": table(load_file(Path(folder) / "model.safetensors")),
         "flax": {path: leaf(np.asarray(x)) for path, x in leaves.items()},
         "outputs": {name: value.tolist() for name, value in found.items()},
     }

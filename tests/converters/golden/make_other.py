@@ -22,9 +22,12 @@ LARGER = {"pixel_values": {"shape": [2, 3, 32, 32]}}
 TEXT = {"input_ids": [[59, 5, 17, 42, 60, 0, 0, 0], [59, 3, 24, 11, 7, 9, 33, 60]]}
 
 
-def entry(
-    kind, arguments, config, given, forward=lambda model, x: {"logits": model(x)}
-):
+def logits(model, images):
+    """The outputs of a classifier."""
+    return {"logits": model(images)}
+
+
+def entry(kind, arguments, config, given, forward=logits):
     """All that is stored of one model."""
     import torch
 
@@ -36,7 +39,7 @@ def entry(
         "arguments": arguments,
         "config": config,
         "inputs": given,
-        "torch": table({name: x.numpy() for name, x in model.state_dict().items()}),
+        "tensors": table({name: x.numpy() for name, x in model.state_dict().items()}),
         "outputs": {name: x.tolist() for name, x in outputs.items()},
     }
 
