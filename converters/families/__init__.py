@@ -1,7 +1,7 @@
 """The model families that can be converted: one file for each."""
 
 from mda_jax.converters.dialects import Family
-from mda_jax.converters.families import bert
+from mda_jax.converters.families import bert, dinov2, vit
 
 
-FAMILIES: tuple[Family, ...] = (bert.FAMILY,)
+FAMILIES: tuple[Family, ...] = (bert.FAMILY, vit.FAMILY, dinov2.FAMILY)

@@ -20,61 +20,67 @@ from mda_jax.converters.rules import Rule
 from mda_jax.converters.transforms import SAME, UNSTACK, fold
 
 
-_EMBEDDINGS = (
+EMBEDDINGS = (
     param(
         "embeddings.{a:cls_token|mask_token|position_embeddings}",
         "{a:class_token|mask_token|position_embedding}",
     ),
     conv("embeddings.patch_embeddings.projection", "patch"),
 )
-_NORMS = "layernorm_{n:before|after}", "layers/{i}/{n:attention|mlp}_norm"
-_ENDS = (norm("layernorm", "norm"), linear("pooler.dense", "pooler"))
-_CLASSIFIER = (linear("classifier", "classifier"),)
-
-HUB = Dialect(
-    "hub",
-    TORCH,
-    prefixes=("vit.", ""),
-    backbone=(
-        *_EMBEDDINGS,
-        linear(
-            "encoder.layer.{i}.attention.attention.{a:query|key|value}",
-            "layers/{i}/attention/{a}",
-        ),
-        linear("encoder.layer.{i}.attention.output.dense", "layers/{i}/attention/out"),
-        linear(
-            "encoder.layer.{i}.{m:intermediate|output}.dense",
-            "layers/{i}/mlp/{m:up|down}",
-        ),
-        norm(f"encoder.layer.{{i}}.{_NORMS[0]}", _NORMS[1]),
-        *_ENDS,
+ATTENTION = (
+    linear(
+        "encoder.layer.{i}.attention.attention.{a:query|key|value}",
+        "layers/{i}/attention/{a}",
     ),
-    heads=_CLASSIFIER,
+    linear("encoder.layer.{i}.attention.output.dense", "layers/{i}/attention/out"),
 )
-TRANSFORMERS5 = Dialect(
-    "transformers5",
-    TORCH,
-    prefixes=HUB.prefixes,
-    backbone=(
-        *_EMBEDDINGS,
+
+
+def attention5(layers: str) -> tuple[Part, ...]:
+    """The attention as transformers 5 names it in memory."""
+    return (
         linear(
-            "layers.{i}.attention.{a:q|k|v|o}_proj",
+            f"{layers}.{{i}}.attention.{{a:q|k|v|o}}_proj",
             "layers/{i}/attention/{a:query|key|value|out}",
         ),
-        linear("layers.{i}.mlp.fc{m:1|2}", "layers/{i}/mlp/{m:up|down}"),
-        norm(f"layers.{{i}}.{_NORMS[0]}", _NORMS[1]),
-        *_ENDS,
-    ),
-    heads=_CLASSIFIER,
+    )
+
+
+def _hub(name: str, layers: str, attention: tuple[Part, ...], mlp: Part) -> Dialect:
+    return Dialect(
+        name,
+        TORCH,
+        prefixes=("vit.", ""),
+        backbone=(
+            *EMBEDDINGS,
+            *attention,
+            mlp,
+            norm(
+                f"{layers}.{{i}}.layernorm_{{n:before|after}}",
+                "layers/{i}/{n:attention|mlp}_norm",
+            ),
+            norm("layernorm", "norm"),
+            linear("pooler.dense", "pooler"),
+        ),
+        heads=(linear("classifier", "classifier"),),
+    )
+
+
+_MLP = "layers/{i}/mlp/{m:up|down}"
+HUB = _hub(
+    "hub",
+    "encoder.layer",
+    ATTENTION,
+    linear("encoder.layer.{i}.{m:intermediate|output}.dense", _MLP),
+)
+TRANSFORMERS5 = _hub(
+    "transformers5", "layers", attention5("layers"), linear("layers.{i}.mlp.fc{m:1|2}", _MLP)
 )
 TIMM = Dialect(
     "timm",
     TORCH,
     backbone=(
-        param(
-            "{a:cls_token|pos_embed}",
-            "{a:class_token|position_embedding}",
-        ),
+        param("{a:cls_token|pos_embed}", "{a:class_token|position_embedding}"),
         conv("patch_embed.proj", "patch"),
         linear(
             "blocks.{i}.attn.qkv",
@@ -141,7 +147,7 @@ def _jax(
     return Dialect(
         name,
         LINEN,
-        prefixes=("params/", "", "params/img/", "img/"),
+        prefixes=("", "img/"),
         backbone=(
             param("cls", "class_token"),
             param(position, "position_embedding"),

@@ -28,6 +28,15 @@ HARMLESS = frozenset(
     """.split()
 )
 
+# Of image models: initial values, and which features a backbone hands out.
+HARMLESS_OF_IMAGES = frozenset(
+    """
+    apply_layernorm drop_path_rate encoder_stride layer_scale_init_value
+    layerscale_value out_features out_indices reshape_hidden_states
+    stage_names use_mask_token
+    """.split()
+)
+
 
 class HubConfig(BaseModel):
     """The fields of a family's `config.json` that its model reads.
@@ -62,7 +71,8 @@ class HubConfig(BaseModel):
 
 def _is_harmless(name: str) -> bool:
     quiet = "dropout" in name or "drop_rate" in name or name.endswith("pdrop")
-    return name in HARMLESS or name.startswith("_") or quiet
+    known = name in HARMLESS or name in HARMLESS_OF_IMAGES
+    return known or name.startswith("_") or quiet
 
 
 def _line(error: ValidationError, config: type[BaseModel]) -> str:

@@ -19,11 +19,7 @@ from mda_jax.converters.models.layers import ACTIVATIONS, Attention, GatedMlp, M
 
 
 class VisionConfig(HubConfig):
-    """Fields that ViT and DINOv2 share.
-
-    Those from `class_token` on stand in no `config.json` of transformers; the weights
-    of other libraries tell them.
-    """
+    """Fields that ViT and DINOv2 share; `global_pool` is timm's."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -39,11 +35,7 @@ class VisionConfig(HubConfig):
     num_register_tokens: int = 0
     pooler_output_size: int | None = None
     pooler_act: str = "tanh"
-    class_token: bool = True
-    class_has_place: bool = True
-    layer_scale: bool = False
-    pooled_norm: bool = False
-    global_pool: Literal["token", "avg"] = "token"
+    global_pool: Literal["token", "avg"] | None = None
 
     @property
     def mlp_width(self) -> int:
@@ -61,46 +53,40 @@ class VisionConfig(HubConfig):
         high, wide = _pair(self.image_size)
         return high // self.patch[0], wide // self.patch[1]
 
-    @property
-    def smooth(self) -> bool:
-        """Whether places are smoothed before there are fewer of them."""
-        return False
-
 
 class Config(VisionConfig):
     """Fields of `config.json` of ViT."""
 
     model_type: Literal["vit"] = "vit"
     layer_norm_eps: float = 1e-12
-    encoder_stride: int = 16
 
 
 class Layer(nnx.Module):
     """Attention and MLP, each of the normalised tokens and added to them."""
 
-    def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
+    def __init__(self, config: VisionConfig, rngs: nnx.Rngs, *, scaled: bool):
         width, heads = config.hidden_size, config.num_attention_heads
         norm = partial(nnx.LayerNorm, width, epsilon=config.layer_norm_eps, rngs=rngs)
         self.attention_norm, self.mlp_norm = norm(), norm()
         self.attention = Attention(
             width, heads, rngs, use_bias=config.qkv_bias, out_bias=True
         )
-        self.mlp: GatedMlp | Mlp
         if config.use_swiglu_ffn:
-            self.mlp = GatedMlp(width, config.mlp_width, "silu", rngs)
+            self.gated_mlp = GatedMlp(width, config.mlp_width, "silu", rngs)
         else:
             self.mlp = Mlp(width, config.mlp_width, config.hidden_act, rngs)
-        if config.layer_scale:
+        self.scaled = scaled
+        if scaled:
             self.attention_scale = nnx.Param(jnp.ones(width))
             self.mlp_scale = nnx.Param(jnp.ones(width))
-        self.scaled = config.layer_scale
 
     def __call__(self, x: Float[Array, "n t width"]) -> Float[Array, "n t width"]:
         """Transform the tokens."""
         found = self.attention(self.attention_norm(x))
-        x = x + (found * self.attention_scale if self.scaled else found)
-        found = self.mlp(self.mlp_norm(x))
-        return x + (found * self.mlp_scale if self.scaled else found)
+        x = x + (found * self.attention_scale[None, None] if self.scaled else found)
+        mlp = self.mlp if "mlp" in vars(self) else self.gated_mlp
+        found = mlp(self.mlp_norm(x))
+        return x + (found * self.mlp_scale[None, None] if self.scaled else found)
 
 
 class Vit(nnx.Module):
@@ -115,8 +101,10 @@ class Vit(nnx.Module):
         def tokens(number: int) -> nnx.Param[Array]:
             return nnx.Param(0.02 * rngs.normal((1, number, width)))
 
-        width = config.hidden_size
-        self.config, self.own = config, int(config.class_token and config.class_has_place)
+        width, patches = config.hidden_size, math.prod(config.grid)
+        places = leaves.get("position_embedding", (1, 0))[1]
+        has_class = "class_token" in leaves
+        self.config, self.own = config, int(has_class and places != patches)
         self.patch = nnx.Conv(
             config.num_channels,
             width,
@@ -125,23 +113,24 @@ class Vit(nnx.Module):
             padding="VALID",
             rngs=rngs,
         )
-        self.position_embedding = tokens(self.own + math.prod(config.grid))
-        if config.class_token:
+        self.position_embedding = tokens(self.own + patches)
+        if has_class:
             self.class_token = tokens(1)
         if config.num_register_tokens:
             self.register_tokens = tokens(config.num_register_tokens)
         if "mask_token" in leaves:  # of the training; the forward does not use it
             self.mask_token = nnx.Param(jnp.zeros(leaves["mask_token"]))
+        scaled = "layers/0/attention_scale" in leaves
         layers = range(config.num_hidden_layers)
-        self.layers = nnx.List([Layer(config, rngs) for _ in layers])
+        self.layers = nnx.List([Layer(config, rngs, scaled=scaled) for _ in layers])
         norm = nnx.LayerNorm(width, epsilon=config.layer_norm_eps, rngs=rngs)
-        setattr(self, "pooled_norm" if config.pooled_norm else "norm", norm)
+        setattr(self, "pooled_norm" if "pooled_norm/scale" in leaves else "norm", norm)
         if "pooler/kernel" in leaves:
             pooled = config.pooler_output_size or width
             self.pooler = nnx.Linear(width, pooled, rngs=rngs)
         if "classifier/kernel" in leaves:
-            given, classes = leaves["classifier/kernel"]
-            self.both = given == 2 * width
+            seen, classes = leaves["classifier/kernel"]
+            self.both = seen == 2 * width
             self.classifier = nnx.Linear((1 + self.both) * width, classes, rngs=rngs)
 
     def __call__(
@@ -167,28 +156,31 @@ class Vit(nnx.Module):
         x = self._embedded(images)
         for layer in self.layers:
             x = layer(x)
-        hidden = x if self.config.pooled_norm else self.norm(x)
+        hidden = self.norm(x) if self._has("norm") else x
         said = {"hidden": hidden}
-        if "pooler" in vars(self):
+        if self._has("pooler"):
             activation = ACTIVATIONS[self.config.pooler_act]
             said["pooled"] = activation(self.pooler(hidden[:, 0]))
-        if "classifier" in vars(self):
+        if self._has("classifier"):
             said["logits"] = self.classifier(self._features(hidden))
         return said
+
+    def _has(self, part: str) -> bool:
+        return part in vars(self)
 
     def _embedded(self, images: Array) -> Array:
         """The patches in their places, after the class token and the registers."""
         x = self.patch(images.astype(self.position_embedding.dtype))
-        n, *grid, width = x.shape
-        places = self._places(*grid)
+        n, rows, columns, width = x.shape
+        places = self._places(rows, columns)
         tokens = [x.reshape(n, -1, width) + places[:, self.own :]]
-        if self.config.num_register_tokens:
+        if self._has("register_tokens"):
             tokens.insert(0, self.register_tokens[...])
-        if self.config.class_token:
+        if self._has("class_token"):
             first = self.class_token[...]
             tokens.insert(0, first + places[:, :1] if self.own else first)
-        shared = (jnp.broadcast_to(t, (n, *t.shape[1:])) for t in tokens)
-        return jnp.concatenate(list(shared), axis=1)
+        shared = [jnp.broadcast_to(t, (n, *t.shape[1:])) for t in tokens]
+        return jnp.concatenate(shared, axis=1)
 
     def _places(self, rows: int, columns: int) -> Array:
         """The position embeddings for an image of this many patches."""
@@ -196,38 +188,60 @@ class Vit(nnx.Module):
         if (rows, columns) == self.config.grid:
             return places
         table = places[:, self.own :].reshape(*self.config.grid, -1)
-        if self.config.smooth:
-            resampled = jax.image.resize(
-                table.astype(jnp.float32), (rows, columns, table.shape[-1]), "cubic"
-            )
-        else:
-            down, across = map(cubic, self.config.grid, (rows, columns))
-            resampled = jnp.einsum(
-                "rh,cw,hwd->rcd", down, across, table.astype(jnp.float32)
-            )
-        resampled = resampled.astype(places.dtype).reshape(1, rows * columns, -1)
-        return jnp.concatenate([places[:, : self.own], resampled], axis=1)
+        resample = smooth if self._has("register_tokens") else bicubic
+        table = resample(table.astype(jnp.float32), rows, columns)
+        table = table.astype(places.dtype).reshape(1, rows * columns, -1)
+        return jnp.concatenate([places[:, : self.own], table], axis=1)
 
     def _features(self, hidden: Array) -> Array:
         """What the classifier sees of the last hidden states."""
-        first = int(self.config.class_token) + self.config.num_register_tokens
-        mean = jnp.mean(hidden[:, first:], axis=1)
+        registers = self.config.num_register_tokens
+        patches = hidden[:, registers + self._has("class_token") :]
+        mean = jnp.mean(patches, axis=1)
         if self.both:
             return jnp.concatenate([hidden[:, 0], mean], axis=-1)
-        pooled = mean if self.config.global_pool == "avg" else hidden[:, 0]
-        return self.pooled_norm(pooled) if self.config.pooled_norm else pooled
+        normed, pool = self._has("pooled_norm"), self.config.global_pool
+        averages = normed or not self._has("class_token")
+        average = averages if pool is None else pool == "avg"
+        pooled = mean if average else hidden[:, 0]
+        return self.pooled_norm(pooled) if normed else pooled
 
 
-def cubic(old: int, new: int) -> Float[Array, "new old"]:
-    """Weights of bicubic resampling as PyTorch's: without smoothing, ends repeated.
+def smooth(
+    table: Float[Array, "h w width"], rows: int, columns: int
+) -> Float[Array, "rows columns width"]:
+    """Resample as PyTorch's bicubic interpolation with `antialias`.
 
     Args:
-      old: number of samples there are.
-      new: number of samples wanted.
+      table: to resample.
+      rows: wanted.
+      columns: wanted.
 
     Returns:
-      A matrix that resamples.
+      The table at the new places.
     """
+    return jax.image.resize(table, (rows, columns, table.shape[-1]), "cubic")
+
+
+def bicubic(
+    table: Float[Array, "h w width"], rows: int, columns: int
+) -> Float[Array, "rows columns width"]:
+    """Resample as PyTorch's bicubic interpolation: not smoothed, its edges repeated.
+
+    Args:
+      table: to resample.
+      rows: wanted.
+      columns: wanted.
+
+    Returns:
+      The table at the new places.
+    """
+    down, across = _cubic(table.shape[0], rows), _cubic(table.shape[1], columns)
+    return jnp.einsum("rh,cw,hwd->rcd", down, across, table)
+
+
+def _cubic(old: int, new: int) -> Float[Array, "new old"]:
+    """Weights of the old samples in the new ones; the free parameter is -3/4."""
     at = (np.arange(new) + 0.5) * old / new - 0.5
     weights = np.zeros((new, old))
     for step in (-1, 0, 1, 2):
@@ -263,38 +277,35 @@ def build(
     return Vit(described(Config, config, leaves), leaves, rngs)
 
 
-def described[C: VisionConfig](
-    kind: type[C], config: Mapping[str, Any], leaves: Mapping[str, tuple[int, ...]]
-) -> C:
+def described(
+    kind: type[VisionConfig],
+    config: Mapping[str, Any],
+    leaves: Mapping[str, tuple[int, ...]],
+) -> VisionConfig:
     """The numbers of a model, from its config and, for other libraries, its weights.
 
     Args:
       kind: of the config.
       config: as for `build`.
       leaves: the same.
+
+    Raises:
+      ConversionError: the same.
     """
     if "model_type" in config:
         return kind.read(config)
-    known = stated(config)
+    known = _stated(config)
     return kind.read(_seen(leaves, known.get("image_size")) | known)
 
 
-def stated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config without `model_type` says: one of timm, or fields by hand.
-
-    Args:
-      config: as for `build`.
-
-    Returns:
-      Fields of our own config, with the number of heads among them.
-
-    Raises:
-      ConversionError: that number is not known.
-    """
+def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config by hand or of timm, with the number of heads."""
     if "architecture" in config:
         read = timm.read(config, _ARCHITECTURES)
-        pool = {"global_pool": read.global_pool} if read.global_pool else {}
-        return {"num_attention_heads": _heads(read.architecture)} | pool
+        return {
+            "num_attention_heads": _heads(read.architecture),
+            "global_pool": read.global_pool or None,
+        }
     if "num_attention_heads" not in config:
         raise ConversionError(
             "the weights of a vision transformer do not tell its number of heads; state"
@@ -317,10 +328,11 @@ _HEADS = {
     "giant": 16,
     "gigantic": 16,
 }
-# Others of the same names of tensors have another activation, block or MLP.
+# Others with tensors of the same names have another activation, MLP or block.
 _ARCHITECTURES = re.compile(
-    rf"(?:vit|deit3?)_({'|'.join(_HEADS)})_patch\d+"
-    r"(?:_reg\d)?(?:_gap|(?<!giant_patch14)(?<!reg4)_dinov2)?(?:_\d+)?(?:_miil)?"
+    rf"(?:vit|deit3?)_(?:{'|'.join(_HEADS)})_patch\d+"
+    r"(?:_reg\d)?(?:_gap|(?<!giant_patch14)(?<!giant_patch14_reg4)_dinov2)?"
+    r"(?:_\d+)?(?:_miil)?"
 )
 
 
@@ -333,36 +345,24 @@ def _heads(architecture: str) -> int:
 def _seen(
     leaves: Mapping[str, tuple[int, ...]], image_size: int | tuple[int, int] | None
 ) -> dict[str, Any]:
-    """What the shapes of the leaves tell."""
+    """What the shapes of the leaves tell; images are square unless stated."""
     needed = "patch/kernel", "position_embedding", "layers/0/mlp/up/kernel"
     if missing := [name for name in needed if name not in leaves]:
         raise ConversionError(f"the leaf {missing[0]!r} is missing.")
     high, wide, channels, width = leaves["patch/kernel"]
-    places, class_token = leaves["position_embedding"][1], "class_token" in leaves
-    if image_size is None:
-        own = class_token and math.isqrt(places) ** 2 != places
-        side = math.isqrt(places - own)
-        image_size = side * high, side * wide
-    else:
-        rows, columns = _pair(image_size)
-        own = class_token and (rows // high) * (columns // wide) != places
-    averages = "pooled_norm/scale" in leaves or not class_token
-    layers = {int(name.split("/")[1]) for name in leaves if name.startswith("layers/")}
+    places = leaves["position_embedding"][1]
+    side = math.isqrt(places)
+    layers = {name.split("/")[1] for name in leaves if name.startswith("layers/")}
     return {
         "hidden_size": width,
         "num_hidden_layers": len(layers),
         "intermediate_size": leaves["layers/0/mlp/up/kernel"][1],
         "layer_norm_eps": 1e-6,
-        "image_size": image_size,
+        "image_size": image_size or (side * high, side * wide),
         "patch_size": (high, wide),
         "num_channels": channels,
         "qkv_bias": "layers/0/attention/query/bias" in leaves,
         "num_register_tokens": leaves.get("register_tokens", (1, 0))[1],
-        "class_token": class_token,
-        "class_has_place": own,
-        "layer_scale": "layers/0/attention_scale" in leaves,
-        "pooled_norm": "pooled_norm/scale" in leaves,
-        "global_pool": "avg" if averages else "token",
     }
 
 
@@ -385,23 +385,26 @@ def images(
       config: as for `build`.
       key: of the random numbers.
     """
-    read = kind.read(config if "model_type" in config else stated(config))
+    read = _read(kind, config)
     size = *_pair(read.image_size), read.num_channels
     return (jax.random.normal(key, (2, *size)),)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
-    """Numbers of heads, as far as the config tells."""
+    """Numbers of heads."""
     return heads(Config, config)
 
 
 def heads(kind: type[VisionConfig], config: Mapping[str, Any]) -> dict[str, int]:
-    """Numbers of heads, as far as a config tells.
+    """Numbers of heads that a config states.
 
     Args:
       kind: of the config.
       config: as for `build`.
     """
-    try:
-        read = kind.read(config if "model_type" in config else stated(config))
-    ...
+    number = _read(kind, config).num_attention_heads
+    return {"heads": number, "kv_heads": number}
+
+
+def _read(kind: type[VisionConfig], config: Mapping[str, Any]) -> VisionConfig:
+    return kind.read(config if "model_type" in config else _stated(config))
