@@ -1,7 +1,6 @@
-"""ViT: files of transformers, timm, torchvision, big_vision and of the first JAX code."""
+"""ViT: files of transformers, timm and torchvision, and of Google's JAX code."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from mda_jax.converters.dialects import (
     LINEN,
@@ -74,7 +73,10 @@ HUB = _hub(
     linear("encoder.layer.{i}.{m:intermediate|output}.dense", _MLP),
 )
 TRANSFORMERS5 = _hub(
-    "transformers5", "layers", attention5("layers"), linear("layers.{i}.mlp.fc{m:1|2}", _MLP)
+    "transformers5",
+    "layers",
+    attention5("layers"),
+    linear("layers.{i}.mlp.fc{m:1|2}", _MLP),
 )
 TIMM = Dialect(
     "timm",
@@ -109,9 +111,7 @@ def _torchvision(name: str, first: str, second: str) -> Dialect:
                 *(f"layers/{{i}}/attention/{a}" for a in ("query", "key", "value")),
             ),
             linear(f"{layer}.self_attention.out_proj", "layers/{i}/attention/out"),
-            linear(
-                f"{layer}.mlp.{{m:{first}|{second}}}", "layers/{i}/mlp/{m:up|down}"
-            ),
+            linear(f"{layer}.mlp.{{m:{first}|{second}}}", "layers/{i}/mlp/{m:up|down}"),
             norm(f"{layer}.ln_{{n:1|2}}", "layers/{i}/{n:attention|mlp}_norm"),
             norm("encoder.ln", "norm"),
             linear("heads.head", "classifier"),
@@ -122,7 +122,7 @@ def _torchvision(name: str, first: str, second: str) -> Dialect:
 def _jax_layer(
     outer: str, inner: str, places: tuple[int, int, int]
 ) -> Iterator[Part | Rule]:
-    """A layer of the Linen model; `places` number its attention, second norm and MLP."""
+    """A layer of Google's; `places` number its attention, second norm and MLP."""
     attention, second, mlp = places
     layers = UNSTACK if "*" in inner else SAME
     heads = f"{outer}/MultiHeadDotProductAttention_{attention}"
@@ -138,7 +138,9 @@ def _jax_layer(
     yield norm(
         f"{outer}/LayerNorm_{{n:0|{second}}}", f"{inner}/{{n:attention|mlp}}_norm"
     )
-    yield linear(f"{outer}/MlpBlock_{mlp}/Dense_{{m:0|1}}", f"{inner}/mlp/{{m:up|down}}")
+    yield linear(
+        f"{outer}/MlpBlock_{mlp}/Dense_{{m:0|1}}", f"{inner}/mlp/{{m:up|down}}"
+    )
 
 
 def _jax(
@@ -174,6 +176,11 @@ FAMILY = Family(
         linen(HUB),
         _jax("big_vision", "pos_embedding", _EACH, (0, 1, 0)),
         _jax("big_vision_scanned", "pos_embedding", _ALL, (0, 1, 0)),
-        _jax("vision_transformer", "Transformer/posembed_input/pos_embedding", _EACH, (1, 2, 3)),
+        _jax(
+            "vision_transformer",
+            "Transformer/posembed_input/pos_embedding",
+            _EACH,
+            (1, 2, 3),
+        ),
     ),
 )

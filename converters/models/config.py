@@ -69,6 +69,11 @@ class HubConfig(BaseModel):
             raise ConversionError(_line(e, cls)) from e
 
 
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, of which a config has only one if they are equal."""
+    return (size, size) if isinstance(size, int) else size
+
+
 def _is_harmless(name: str) -> bool:
     quiet = "dropout" in name or "drop_rate" in name or name.endswith("pdrop")
     known = name in HARMLESS or name in HARMLESS_OF_IMAGES

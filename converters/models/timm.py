@@ -1,6 +1,7 @@
-"""Reading the `config.json` of timm, which names an architecture and no numbers."""
+"""Models of timm and torchvision, whose numbers their weights tell and no file."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from mda_jax.converters.models.config import HubConfig
 
 
 class Config(HubConfig):
-    """The fields of the file; those of labels and of images change no number."""
+    """Fields of `config.json` of timm, which names an architecture."""
 
     architecture: str
     num_classes: int | None = None
@@ -21,11 +22,11 @@ class Config(HubConfig):
     model_args: Mapping[str, Any] = {}
 
 
-_HARMLESS = {"img_size", "num_classes", "in_chans", "global_pool"}
+_HARMLESS = {"global_pool", "img_size", "in_chans", "num_classes", "pretrained"}
 
 
 def read(content: Mapping[str, Any], known: re.Pattern[str]) -> Config:
-    """Check the file of a model.
+    """Check a `config.json` of timm.
 
     Args:
       content: as it was parsed.
@@ -35,23 +36,59 @@ def read(content: Mapping[str, Any], known: re.Pattern[str]) -> Config:
       The fields.
 
     Raises:
-      ConversionError: another architecture, or changed by arguments of its own.
+      ConversionError: another architecture, or one changed by `model_args`.
     """
     config = Config.read(content)
     if not known.fullmatch(config.architecture):
         raise ConversionError(
-            f"config.json: the architecture {config.architecture!r} of timm is not one"
-            " whose mathematics is known; known ones match"
-            f" {known.pattern!r}. Convert its weights without building a model."
+            f"config.json: there is no model of timm's {config.architecture!r}, only of"
+            f" those that match {known.pattern!r}. Its weights convert without a model."
         )
-    changed = {
+    changed = sorted(
         name
         for name in config.model_args
-        if name not in _HARMLESS and not name.endswith("drop_rate")
-    }
+        if name not in _HARMLESS and not name.endswith(("drop_rate", "drop_path_rate"))
+    )
     if changed:
         raise ConversionError(
-            f"config.json: 'model_args' sets {', '.join(sorted(changed))}, which may"
-            " change what the model computes."
+            f"config.json: 'model_args' has {changed[0]!r}, which may change what the"
+            " model computes. Remove it if it does not."
         )
     return config
+
+
+def stated(content: Mapping[str, Any], known: re.Pattern[str]) -> dict[str, Any]:
+    """What a config without `model_type` says about numbers.
+
+    Args:
+      content: of timm, which says nothing, or fields written by hand.
+      known: as for `read`.
+
+    Raises:
+      ConversionError: the same.
+    """
+    if "architecture" in content:
+        read(content, known)
+        return {}
+    return dict(content)
+
+
+def shape(leaves: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
+    """The shape of a leaf that every model has.
+
+    Raises:
+      ConversionError: it is missing.
+    """
+    if name not in leaves:
+        raise ConversionError(f"the leaf {name!r} is missing.")
+    return leaves[name]
+
+
+def depths(leaves: Mapping[str, tuple[int, ...]]) -> list[int]:
+    """How many layers each stage has, from leaves `stages/{s}/.../{layer}/...`."""
+    found = {m.groups() for name in leaves if (m := _LAYER.match(name))}
+    counted = Counter(int(stage) for stage, _ in found)
+    return [counted[stage] for stage in range(len(counted))]
+
+
+_LAYER = re.compile(r"stages/(\d+)/(?:layers/)?(\d+)/")

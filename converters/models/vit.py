@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.models import timm
-from mda_jax.converters.models.config import HubConfig
+from mda_jax.converters.models.config import HubConfig, pair
 from mda_jax.converters.models.layers import ACTIVATIONS, Attention, GatedMlp, Mlp
 
 
@@ -45,12 +45,12 @@ class VisionConfig(HubConfig):
     @property
     def patch(self) -> tuple[int, int]:
         """Height and width of a patch, in pixels."""
-        return _pair(self.patch_size)
+        return pair(self.patch_size)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patches that have a place of their own."""
-        high, wide = _pair(self.image_size)
+        high, wide = pair(self.image_size)
         return high // self.patch[0], wide // self.patch[1]
 
 
@@ -124,7 +124,10 @@ class Vit(nnx.Module):
         layers = range(config.num_hidden_layers)
         self.layers = nnx.List([Layer(config, rngs, scaled=scaled) for _ in layers])
         norm = nnx.LayerNorm(width, epsilon=config.layer_norm_eps, rngs=rngs)
-        setattr(self, "pooled_norm" if "pooled_norm/scale" in leaves else "norm", norm)
+        if "pooled_norm/scale" in leaves:
+            self.pooled_norm = norm
+        else:
+            self.norm = norm
         if "pooler/kernel" in leaves:
             pooled = config.pooler_output_size or width
             self.pooler = nnx.Linear(width, pooled, rngs=rngs)
@@ -346,17 +349,13 @@ def _seen(
     leaves: Mapping[str, tuple[int, ...]], image_size: int | tuple[int, int] | None
 ) -> dict[str, Any]:
     """What the shapes of the leaves tell; images are square unless stated."""
-    needed = "patch/kernel", "position_embedding", "layers/0/mlp/up/kernel"
-    if missing := [name for name in needed if name not in leaves]:
-        raise ConversionError(f"the leaf {missing[0]!r} is missing.")
-    high, wide, channels, width = leaves["patch/kernel"]
-    places = leaves["position_embedding"][1]
-    side = math.isqrt(places)
+    high, wide, channels, width = timm.shape(leaves, "patch/kernel")
+    side = math.isqrt(timm.shape(leaves, "position_embedding")[1])
     layers = {name.split("/")[1] for name in leaves if name.startswith("layers/")}
     return {
         "hidden_size": width,
         "num_hidden_layers": len(layers),
-        "intermediate_size": leaves["layers/0/mlp/up/kernel"][1],
+        "intermediate_size": timm.shape(leaves, "layers/0/mlp/up/kernel")[1],
         "layer_norm_eps": 1e-6,
         "image_size": image_size or (side * high, side * wide),
         "patch_size": (high, wide),
@@ -364,10 +363,6 @@ def _seen(
         "qkv_bias": "layers/0/attention/query/bias" in leaves,
         "num_register_tokens": leaves.get("register_tokens", (1, 0))[1],
     }
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
 
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
@@ -386,7 +381,7 @@ def images(
       key: of the random numbers.
     """
     read = _read(kind, config)
-    size = *_pair(read.image_size), read.num_channels
+    size = *pair(read.image_size), read.num_channels
     return (jax.random.normal(key, (2, *size)),)
 
 
