@@ -3,6 +3,9 @@
 from mda_jax.converters.dialects import Family
 from mda_jax.converters.families import (
     bert,
+    clip,
+    convnext,
+    dinov2,
     distilbert,
     gemma2,
     gpt2,
@@ -10,8 +13,11 @@ from mda_jax.converters.families import (
     mixtral,
     phi3,
     qwen3_moe,
+    resnet,
     roberta,
+    siglip,
     t5,
+    vit,
 )
 
 
@@ -27,4 +33,10 @@ FAMILIES: tuple[Family, ...] = (
     phi3.FAMILY,
     mixtral.FAMILY,
     qwen3_moe.FAMILY,
+    clip.FAMILY,
+    siglip.FAMILY,
+    vit.FAMILY,
+    dinov2.FAMILY,
+    resnet.FAMILY,
+    convnext.FAMILY,
 )

@@ -38,6 +38,15 @@ HARMLESS = frozenset(
     """.split()
 )
 
+# Of image models: initial values, and which features a backbone hands out.
+HARMLESS_OF_IMAGES = frozenset(
+    """
+    apply_layernorm drop_path_rate encoder_stride layer_scale_init_value
+    layerscale_value out_features out_indices reshape_hidden_states
+    stage_names use_mask_token
+    """.split()
+)
+
 
 Fields = TypeVar("Fields", bound="HubConfig")
 
@@ -83,9 +92,15 @@ class HubConfig(BaseModel):
             raise ConversionError(_line(e, cls)) from e
 
 
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, of which a config has only one if they are equal."""
+    return (size, size) if isinstance(size, int) else size
+
+
 def _is_harmless(name: str) -> bool:
     quiet = "dropout" in name or "drop_rate" in name or name.endswith("pdrop")
-    return name in HARMLESS or name.startswith("_") or quiet
+    known = name in HARMLESS or name in HARMLESS_OF_IMAGES
+    return known or name.startswith("_") or quiet
 
 
 def _line(error: ValidationError, config: type[BaseModel]) -> str:

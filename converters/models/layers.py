@@ -91,12 +91,21 @@ class Attention(nnx.Module):
     """Multi-head attention with separate 2-D kernels for query, key, value and out."""
 
     def __init__(
-        self, width: int, heads: int, rngs: nnx.Rngs, *, use_bias: bool = True
+        self,
+        width: int,
+        heads: int,
+        rngs: nnx.Rngs,
+        *,
+        use_bias: bool = True,
+        out_bias: bool | None = None,
     ):
-        def dense() -> nnx.Linear:
+        """Make the layers; `out` has a bias where the others do, unless stated."""
+
+        def dense(use_bias: bool) -> nnx.Linear:
             return nnx.Linear(width, width, use_bias=use_bias, rngs=rngs)
 
-        self.query, self.key, self.value, self.out = (dense() for _ in range(4))
+        self.query, self.key, self.value = (dense(use_bias) for _ in range(3))
+        self.out = dense(use_bias if out_bias is None else out_bias)
         self.heads = heads
 
     def __call__(
