@@ -22,7 +22,7 @@ from mda_jax.converters.formats.files import new_folder
 
 METADATA = "_METADATA"
 LARGEST_METADATA = 1 << 27  # bytes
-CHUNK = 1 << 24  # bytes that are read or written at once
+CHUNK = 1 << 22  # bytes that are read or written at once
 
 _ARRAYS = ("jax.Array", "np.ndarray")  # kinds of values; others are plain
 _HANDLER = (
@@ -179,10 +179,9 @@ def _store(place: Path, name: str, array: np.ndarray) -> None:
             f" {', '.join(map(str, CODES))}, each name once with dots for slashes."
             " Cast or rename it."
         )
-    rows = (
-        max(1, CHUNK * len(array) // spec.nbytes) if spec.nbytes and spec.shape else 1
-    )
-    chunk = [min(rows, *spec.shape[:1]), *spec.shape[1:]] if spec.shape else []
+    count, *inner = spec.shape or (1,)
+    rows = max(1, min(count, CHUNK * count // max(1, spec.nbytes)))
+    chunk = (rows, *(max(1, n) for n in inner))
     opened = tensorstore.open(
         {
             "driver": "zarr",
@@ -192,9 +191,12 @@ def _store(place: Path, name: str, array: np.ndarray) -> None:
         create=True,
         dtype=tensorstore.dtype(spec.dtype),
         shape=spec.shape,
-        chunk_layout=tensorstore.ChunkLayout(chunk_shape=[max(1, n) for n in chunk]),
+        chunk_layout=tensorstore.ChunkLayout(chunk_shape=chunk[: array.ndim]),
     )
-    opened.result().write(array).result()
+    store = opened.result()
+    for first in range(0, count, rows):
+        part = (slice(first, min(first + rows, count)),)[: array.ndim]
+        store[part].write(array[part]).result()
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
