@@ -7,7 +7,7 @@ their own or together in one database, which TensorStore opens either way.
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from mda_jax.converters.formats.files import new_folder
 
 METADATA = "_METADATA"
 LARGEST_METADATA = 1 << 27  # bytes
+DENSEST = 1000  # bytes of arrays for each byte of files, beyond the first gibibyte
 CHUNK = 1 << 22  # bytes that are read or written at once
 
 _ARRAYS = ("jax.Array", "np.ndarray")  # kinds of values; others are plain
@@ -121,6 +122,7 @@ def leaves(folder: Path) -> dict[str, Leaf]:
         if name in found:
             _fail(folder, f"two arrays {name[:80]!a}", "names that differ")
         found[name] = _checked(folder, name, future)
+    _check_density(folder, found.values())
     return found
 
 
@@ -267,6 +269,14 @@ def _checked(folder: Path, name: str, future: Any) -> Leaf:
         types = ", ".join(map(str, CODES))
         _fail(folder, f"{name[:80]!a} of type {store.dtype.name}", f"one of {types}")
     return Leaf(folder, store)
+
+
+def _check_density(folder: Path, arrays: Iterable[Leaf]) -> None:
+    """Refuse arrays that would take far more memory than their files."""
+    size = sum(leaf.spec.nbytes for leaf in arrays)
+    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if size > DENSEST * max(held, 1 << 20):
+        _fail(folder, f"{size} bytes in {held}", f"at most {DENSEST} times as many")
 
 
 def _short(value: object) -> str:

@@ -220,6 +220,7 @@ def test_metadata_that_lie(tmp_path, tree, message):
     ("field", "value", "message"),
     [
         ("shape", [2**60], "chunks within the array"),
+        ("shape", [2**40], "8796093022208 bytes in .*; expected at most 1000 times"),
         ("shape", [-1], "no array"),
         ("chunks", [2**40], "chunks within the array"),
         ("dtype", "<c16", "of type complex128; expected one of bool"),
