@@ -38,6 +38,8 @@ class Leaf:
     def __init__(self, folder: Path, store: Any):
         self._folder, self._store = folder, store
         self.spec = Spec(tuple(store.shape), store.dtype.numpy_dtype)
+        chunk = store.chunk_layout.read_chunk.shape or (1,)
+        self._rows = max(1, chunk[0])
 
     def part(self, index: tuple[slice, ...]) -> np.ndarray:
         """A part of the array; only the chunks that hold it are read."""
@@ -48,13 +50,17 @@ class Leaf:
 
     def read(self, start: int, out: np.ndarray) -> None:
         """Fill an array with the entries from a byte on, laid out flat."""
-        first, shape = start // out.dtype.itemsize, self.spec.shape
-        if not out.size:
-            return
-        width = math.prod(shape[1:])  # of a row, in entries
-        rows = slice(first // width, -(-(first + out.size) // width))
-        held = self.part((rows,) if shape else ()).reshape(-1)
-        out[...] = held[first - rows.start * width :][: out.size]
+        shape = self.spec.shape or (1,)
+        width = max(1, math.prod(shape[1:]))  # of a row, in entries
+        step = self._rows * width
+        first = start // out.dtype.itemsize
+        while out.size:
+            stop = min(first - first % step + step, first + out.size)
+            rows = slice(first // width, -(-stop // width))
+            held = self.part((rows,)[: len(self.spec.shape)]).reshape(-1)
+            begin = first - rows.start * width
+            out[: stop - first] = held[begin : begin + stop - first]
+            first, out = stop, out[stop - first :]
 
     def mapped(self, start: int, size: int, dtype: np.dtype) -> np.ndarray:
         """So many entries from a byte on, in memory of their own."""
