@@ -195,7 +195,7 @@ def _store(place: Path, name: str, array: np.ndarray) -> None:
             "driver": "zarr",
             "kvstore": {"driver": "file", "path": os.fspath(place)},
             "metadata": {"compressor": {"id": "zstd", "level": 1}},
-            "store_data_equal_to_fill_value": True,
+
         },
         create=True,
         dtype=tensorstore.dtype(spec.dtype),

@@ -17,6 +17,7 @@ from samples import assert_same, every_type
 from mda_jax.converters.formats import (
     FormatError,
     Tensors,
+    header_text,
     open_tensors,
     place,
     write_orbax,
@@ -264,3 +265,14 @@ def test_several_trees_and_none(tmp_path):
     (tmp_path / "d/x").mkdir(parents=True)
     with pytest.raises(FormatError, match="no weights"):
         open_tensors(tmp_path / "d")
+
+
+def test_another_save_has_another_header(tmp_path):
+    texts = []
+    for number in (1.0, 2.0):
+        path = tmp_path / str(number)
+        standard(path, {"w": np.full(3, number)})
+        (file,) = open_tensors(path).files
+        assert header_text(file) == header_text(file)
+        texts.append(header_text(file))
+    assert texts[0] != texts[1]
