@@ -1,0 +1,14 @@
+"""PyTorch checkpoints into Flax and back, bit for bit."""
+
+from mda_jax.converters.checkpoint import (
+    Checkpoint as Checkpoint,
+    build as build,
+    in_dialect as in_dialect,
+    load as load,
+    to_flax as to_flax,
+    to_torch as to_torch,
+    with_tree as with_tree,
+)
+from mda_jax.converters.errors import ConversionError as ConversionError
+from mda_jax.converters.formats import FormatError as FormatError
+from mda_jax.converters.store import save as save

@@ -7,7 +7,10 @@ they need when they run.
 import typer
 
 from mda_jax.cli import glyphs
+from mda_jax.cli.compare import compare
+from mda_jax.cli.convert import convert
 from mda_jax.cli.demo import demo
+from mda_jax.cli.inspect import inspect
 from mda_jax.cli.merge import merge
 from mda_jax.cli.mergekit import with_mergekits_options
 from mda_jax.cli.methods import methods
@@ -22,7 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(compare)
+app.command()(convert)
 app.command()(demo)
+app.command()(inspect)
 app.command()(with_mergekits_options(merge))
 app.command()(methods)
 app.command()(plan)

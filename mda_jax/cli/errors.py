@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -50,6 +51,16 @@ def one_line_errors(*, debug: bool, every: bool = False) -> Iterator[None]:
         _exit(f"{last}{'' if every else more} {_notes(e)}", code)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def told_warnings() -> Iterator[None]:
+    """Print the warnings that are given inside, a line for each."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for each in seen:
+        warn(str(each.message))
 
 
 def warn(text: str) -> None:

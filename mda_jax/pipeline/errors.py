@@ -3,18 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
-class _Problem(ValueError):
-    """One problem, and those that were found with it."""
-
-    others: "tuple[_Problem, ...]" = ()
+from mda_jax.converters.errors import ConfigError as ConfigError, Problem
 
 
-class ConfigError(_Problem):
-    """The request makes no sense as written: a key, a value, a path."""
-
-
-class MergeError(_Problem):
+class MergeError(Problem):
     """The request is fine, but these models cannot be merged."""
 
 
@@ -34,7 +26,7 @@ class Problems:
     """
 
     def __init__(self) -> None:
-        self._found: dict[str, _Problem] = {}
+        self._found: dict[str, Problem] = {}
 
     @contextmanager
     def collected(self) -> Iterator[None]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mda_jax.converters.formats import FormatError, open_tensors
+from mda_jax.converters.formats.folder import JOURNAL
 from mda_jax.pipeline.errors import ConfigError
-from mda_jax.pipeline.folder import JOURNAL
 
 
 Records = dict[str, dict[str, Any]]  # tensor -> what is known of it

@@ -15,18 +15,18 @@ import numpy as np
 
 from mda_jax import trees
 from mda_jax.converters.formats import SafetensorsWriter
+from mda_jax.converters.formats.folder import (
+    check_absent,
+    check_apart,
+    check_replaceable,
+    new_folder,
+)
 from mda_jax.converters.formats.writer import SHARD_SIZE
 from mda_jax.pipeline.arithmetic import Arithmetic, in_float32
 from mda_jax.pipeline.chat import write_template
 from mda_jax.pipeline.coverage import coverage
 from mda_jax.pipeline.dialect import Step
 from mda_jax.pipeline.document import Document
-from mda_jax.pipeline.folder import (
-    check_absent,
-    check_apart,
-    check_replaceable,
-    new_folder,
-)
 from mda_jax.pipeline.forecast import check_memory
 from mda_jax.pipeline.job import Job, doubts, settle, surveyed
 from mda_jax.pipeline.journal import Journal, Records, holds

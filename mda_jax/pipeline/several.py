@@ -7,13 +7,13 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from mda_jax.pipeline.document import Document, read_documents
-from mda_jax.pipeline.errors import ConfigError
-from mda_jax.pipeline.folder import (
+from mda_jax.converters.formats.folder import (
     check_absent,
     check_replaceable,
     is_interruption,
 )
+from mda_jax.pipeline.document import Document, read_documents
+from mda_jax.pipeline.errors import ConfigError
 from mda_jax.pipeline.report import Report
 from mda_jax.pipeline.run import run
 

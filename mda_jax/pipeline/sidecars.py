@@ -3,20 +3,16 @@
 import json
 import operator
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mda_jax.converters.companions import companions, copy_files, is_weights
 from mda_jax.pipeline.errors import MergeError
 from mda_jax.pipeline.manifest import CARD, CONFIG, MANIFEST
 
 
-WEIGHTS = frozenset(
-    ".bin .ckpt .gguf .h5 .mlmodel .msgpack .npz .onnx .ot .pkl .pt .pth .safetensors"
-    " .tflite".split()
-)
 _ABOUT = frozenset({CARD, MANIFEST, CONFIG})
 _TOKENIZER = re.compile(
     r"token|^vocab\.|^merges\.txt$|spiece|sentencepiece|^tekken|chat_template"
@@ -44,7 +40,7 @@ def sidecars(folder: Path) -> list[Path]:
         would have to be merged too.
     """
     _check_modules(folder)
-    return sorted(p.relative_to(folder) for p in _kept(folder))
+    return [path for path in companions(folder) if path.name not in _ABOUT]
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -90,14 +86,6 @@ def copy_sidecars(
     return files
 
 
-def copy_files(folder: Path, files: list[Path], to: Path) -> list[Path]:
-    """Copy some files of a folder to another; their relative paths."""
-    for file in files:
-        (to / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / file, to / file)
-    return files
-
-
 def take_special_ids(folder: Path, to: Path) -> None:
     """Note the ids of special tokens that another model notes.
 
@@ -118,21 +106,6 @@ def take_special_ids(folder: Path, to: Path) -> None:
             write_json(file, changed)
 
 
-def _kept(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.name.startswith(".") or path.name in _ABOUT:
-            continue
-        if path.is_dir():
-            if not any(_is_weights(p) for p in path.rglob("*")):
-                yield from _kept(path)
-        elif not _is_weights(path):
-            yield path
-
-
-def _is_weights(path: Path) -> bool:
-    return path.suffix in WEIGHTS or path.name.endswith(".index.json")
-
-
 def _check_modules(folder: Path) -> None:
     listing = folder / "modules.json"
     if not listing.is_file():
@@ -140,7 +113,7 @@ def _check_modules(folder: Path) -> None:
     with holding(listing, "a list of objects with a 'path'"):
         names = [str(module["path"]) for module in read_json(listing)]
     for name in filter(None, names):
-        if any(map(_is_weights, (folder / name).glob("*"))):
+        if any(map(is_weights, (folder / name).glob("*"))):
             raise MergeError(
                 f"{folder}: the module {name!r} has weights of its own;"
                 " merging these is not supported yet. Merge its folder separately."

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mda_jax.converters.companions import copy_files
 from mda_jax.pipeline.config import Request, Row, TokenizerOptions
 from mda_jax.pipeline.references import Located
 from mda_jax.pipeline.sidecars import (
-    copy_files,
     take_special_ids,
     tokenizer_files,
     vocabulary_size,

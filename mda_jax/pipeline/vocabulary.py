@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mda_jax.converters.companions import copy_files
 from mda_jax.pipeline.errors import MergeError
 from mda_jax.pipeline.sidecars import (
-    copy_files,
     holding,
     optional_json,
     read_json,

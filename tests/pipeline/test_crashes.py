@@ -11,16 +11,16 @@ from folders import read, save, task_arithmetic, tensors
 from samples import assert_same
 
 from mda_jax import pipeline
-from mda_jax.converters.formats import write_folder
-from mda_jax.pipeline import ConfigError, MergeError, folder
-from mda_jax.pipeline.folder import new_folder
+from mda_jax.converters.formats import folder, write_folder
+from mda_jax.converters.formats.folder import new_folder
+from mda_jax.pipeline import ConfigError, MergeError
 
 
 # Forks children that stop dead before the n-th line of folder.py, for every n.
 KILL_EVERYWHERE = """
 import itertools, os, shutil, sys
 from pathlib import Path
-from mda_jax.pipeline import folder
+from mda_jax.converters.formats import folder
 
 work = Path(sys.argv[1])
 out, partial = work / "out", work / "out.partial"
@@ -111,7 +111,7 @@ def test_what_no_merge_left_is_not_removed(tmp_path, kind, resume):
             partial.symlink_to(mine)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(
-        ConfigError, match=r"out\.partial: was not left by a merge; move"
+        ConfigError, match=r"out\.partial: was not left by an earlier attempt; move"
     ):
         fill(tmp_path / "out", resume=resume)
     assert sorted(tmp_path.rglob("*")) == before

@@ -209,7 +209,7 @@ def test_two_merges_do_not_write_into_one_folder(models, tmp_path):
     config = task_arithmetic(*models)
 
     def second(done, total):
-        with pytest.raises(pipeline.ConfigError, match="another merge is writing"):
+        with pytest.raises(pipeline.ConfigError, match="another process is writing"):
             pipeline.run(config, tmp_path / "out")
 
     pipeline.run(config, tmp_path / "out", watch=second)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mda_jax.pipeline.errors import ConfigError
+from mda_jax.converters.errors import ConfigError
 
 
 JOURNAL = "merge_progress.json"  # there is one once a weight file is finished
@@ -57,10 +57,10 @@ def check_apart(out: Path, used: Iterable[Path]) -> None:
         for new in (out.resolve(), _partial(out).resolve()):
             old = path.resolve()
             if new == old or new in old.parents:
-                problem = f"would replace {path}, which goes into the merge"
+                problem = f"would replace {path}, which goes into it"
                 raise ConfigError(f"{out}: {problem}; give another folder.")
             if old in new.parents and old.is_dir():
-                problem = f"lies in {path}, which goes into the merge"
+                problem = f"lies in {path}, which goes into it"
                 raise ConfigError(f"{out}: {problem}; give a folder outside.")
 
 
@@ -73,7 +73,7 @@ def is_interruption(error: BaseException) -> bool:
 def new_folder(out: Path, *, force: bool, resume: bool) -> Iterator[Path]:
     """Fill a sibling, `OUT.partial`, which takes the name `out` if nothing went wrong.
 
-    A process that is killed leaves the sibling, which the next merge takes over. A
+    A process that is killed leaves the sibling, which the next attempt takes over. A
     folder that is replaced is complete, old or new, at every moment; where the system
     cannot exchange two names at once, it is `OUT.old-PID` between two renamings.
 
@@ -87,8 +87,8 @@ def new_folder(out: Path, *, force: bool, resume: bool) -> Iterator[Path]:
       removed; after an interruption only if it holds no finished weight file.
 
     Raises:
-      ConfigError: another process fills it, no merge left it, or `out` appeared
-        meanwhile.
+      ConfigError: another process fills it, no earlier attempt left it, or `out`
+        appeared meanwhile.
     """
     partial = _partial(out)
     with _locked(partial):
@@ -130,7 +130,7 @@ def _locked(partial: Path) -> Iterator[None]:
             if not os.path.samestat(os.fstat(lock.fileno()), now):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError) as e:
-            raise ConfigError(f"{partial}: another merge is writing there.") from e
+            raise ConfigError(f"{partial}: another process is writing there.") from e
         yield
 
 
@@ -139,7 +139,7 @@ def _check_left_by_merge(partial: Path) -> None:
         return
     is_folder = partial.is_dir() and not partial.is_symlink()
     if not is_folder or (any(partial.iterdir()) and not (partial / _LOCK).is_file()):
-        raise ConfigError(f"{partial}: was not left by a merge; move it away.")
+        raise ConfigError(f"{partial}: was not left by an earlier attempt; move it.")
 
 
 def _take_over(partial: Path, out: Path, *, force: bool) -> None:
@@ -177,7 +177,7 @@ def _renameat2(one: Path, other: Path) -> int:
 
 
 def _empty(folder: Path) -> None:
-    """Remove all but the lock, which tells that a merge made the folder."""
+    """Remove all but the lock, which tells who made the folder."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
