@@ -186,7 +186,9 @@ def test_a_record_that_would_fill_the_memory(tmp_path):
     np.savez(path, w=np.ones(3))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("dtypes.json", bytes((1 << 24) + 1))
-    with pytest.raises(FormatError, match=r"dtypes.json of 16777217 bytes; expected at"):
+    with pytest.raises(
+        FormatError, match=r"dtypes.json of 16777217 bytes; expected at"
+    ):
         open_tensors(path)
 
 

@@ -85,6 +85,15 @@ def test_reads_what_orbax_saves(saved):
     assert read.ties == {} and [file.name for file in read.files] == ["_METADATA"]
 
 
+@pytest.mark.parametrize("save", [write_orbax, standard])
+def test_relative_paths(tmp_path, monkeypatch, save):
+    monkeypatch.chdir(tmp_path)
+    save("m" if save is write_orbax else tmp_path / "m", {"w": np.ones(2)})
+    assert_same(open_tensors("m"), {"w": np.ones(2)})
+    monkeypatch.chdir("m")
+    assert_same(open_tensors("."), {"w": np.ones(2)})
+
+
 def test_plain_values_are_left_out(tmp_path):
     tree = {"w": np.ones(2), "step": 3, "rate": 0.5, "note": "x", "none": None}
     in_folders(tmp_path / "m", tree | {"nothing": {}, "empty": []})
