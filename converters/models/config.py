@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,6 +33,9 @@ HARMLESS = frozenset(
 )
 
 
+Fields = TypeVar("Fields", bound="HubConfig")
+
+
 class HubConfig(BaseModel):
     """The fields of a family's `config.json` that its model reads.
 
@@ -47,7 +50,7 @@ class HubConfig(BaseModel):
     pruned_heads: dict[str, list[int]] = Field({}, max_length=0)
 
     @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
+    def read(cls: type[Fields], content: Mapping[str, Any]) -> Fields:
         """Check a `config.json`.
 
         Args:
