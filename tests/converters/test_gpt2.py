@@ -44,12 +44,11 @@ def checkpoint(case):
     return in_memory(state, CASES[case])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", DECODERS)
-def test_every_bit_comes_back(case, dtype):
+def test_every_bit_comes_back(case):
     given = checkpoint(case)
     sizes = {name: given.tensors.spec(name).shape for name in given.tensors}
-    opened = in_memory(random_bits(sizes, dtype), CASES[case])
+    opened = in_memory(random_bits(sizes, "bfloat16"), CASES[case])
     assert (opened.family, opened.dialect) == ("gpt2", "hub")
     assert not assert_every_bit_comes_back(opened).left
 
@@ -81,7 +80,7 @@ def test_computes_what_torch_does(case):
     tokens[1, 3:] = 7  # the padding of the classifier of texts
     given = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(MASK)}
     with torch.no_grad():
-        wanted = dict(build_torch(case)(**given))
+        wanted = dict(build_torch(case)(**given, use_cache=False))
     if "start_logits" in wanted:
         ends = wanted["start_logits"], wanted["end_logits"]
         wanted["start and end"] = torch.stack(ends, -1)
@@ -89,11 +88,14 @@ def test_computes_what_torch_does(case):
         of = {"sequence": "texts", "token": "tokens"}.get(case[5:], "words")
         wanted[f"logits of {of}"] = wanted.pop("logits")
     model = build(checkpoint(case))
-    found = model.outputs(jnp.asarray(tokens), jnp.asarray(MASK))
+    given = jnp.asarray(tokens), jnp.asarray(MASK)
+    found = model.outputs(*given)
+    assert np.array_equal(found["logits"], model(*given))
+    # Padding before a text sees nothing, of which everybody makes something else.
+    real = MASK[..., None] == 1
+    found = {n: np.where(real, x, 0) if x.ndim > 2 else x for n, x in found.items()}
+    wanted = {n: np.where(real, x, 0) if x.ndim > 2 else x for n, x in wanted.items()}
     assert_says(found, wanted, NAMES)
-    assert np.array_equal(
-        found["logits"], model(jnp.asarray(tokens), jnp.asarray(MASK))
-    )
 
 
 @pytest.mark.parametrize("case", ["gpt2_lm", "gpt2_inner", "gpt2_untied"])
@@ -123,7 +125,8 @@ def test_a_text_is_no_longer_than_its_places():
     model = build(checkpoint("gpt2_lm"))
     with pytest.raises(ValueError, match="41 tokens; the model has 40 places"):
         model.generate(jnp.ones((1, 30), int), 11)
-    assert model.generate(jnp.ones((1, 39), int), 1).shape == (1, 1)
+    with pytest.raises(ValueError, match="41 tokens; the model has 40 places"):
+        model(jnp.ones((1, 41), int))
 
 
 def test_is_what_flax_transformers_has():
@@ -143,12 +146,13 @@ def test_is_what_flax_transformers_has():
 def test_runs_with_half_the_bits():
     model, tokens = build(checkpoint("gpt2_lm")), jnp.arange(18).reshape(2, 9)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model)
-    whole = model(tokens)
+    whole = said(model, tokens)["logits"]
     got = said(half, tokens)["logits"]
     assert got.dtype == jnp.bfloat16
     # 8 bits, and about thirty roundings on the way to outputs of order one.
     assert jnp.abs(got.astype(jnp.float32) - whole).max() < 30 * 2**-8
-    assert half.generate(tokens, 3).shape == (2, 3)
+    write = jax.jit(lambda model, tokens: model.generate(tokens, 3))
+    assert write(half, tokens).shape == (2, 3)
 
 
 @pytest.mark.parametrize(("name", "heads"), [("gpt2", 12), ("gpt2-medium", 16)])
@@ -174,7 +178,7 @@ def test_refuses_what_it_would_compute_otherwise(field, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("h.1.attn.c_attn.bias"), "query/bias' is missing"),
+        (lambda t: t.pop("h.1.attn.c_attn.bias"), "/key/bias' is missing"),
         (
             lambda t: t.update({"h.1.attn.q_attn.bias": np.ones(2)}),
             "no rule for .*q_at",
