@@ -285,7 +285,8 @@ def _fresh(checkpoint: Checkpoint, dialect: str) -> Naming:
     kind = f"{checkpoint.config.get('model_type')}."
     classes = checkpoint.config.get("architectures") or [""]
     prefix = kind if kind in prefixes else prefixes[0]
-    if classes[0].endswith("Model") and "" in prefixes:
+    bare = classes[0].endswith("Model") and "Head" not in classes[0]
+    if bare and "" in prefixes:
         prefix = ""
     return Naming(checkpoint.family, dialect, prefix=prefix)
 
