@@ -1,6 +1,6 @@
 """What the reference models share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated
 
@@ -74,7 +74,7 @@ def attend(
     scores = scores * (depth**-0.5 if scale is None else scale)
     scores = capped(scores, cap)
     if bias is not None:
-        scores = scores + bias
+        scores = scores + bias.astype(scores.dtype)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores).reshape(len(q), few, -1, *scores.shape[2:])
@@ -91,12 +91,21 @@ class Attention(nnx.Module):
     """Multi-head attention with separate 2-D kernels for query, key, value and out."""
 
     def __init__(
-        self, width: int, heads: int, rngs: nnx.Rngs, *, use_bias: bool = True
+        self,
+        width: int,
+        heads: int,
+        rngs: nnx.Rngs,
+        *,
+        use_bias: bool = True,
+        out_bias: bool | None = None,
     ):
-        def dense() -> nnx.Linear:
+        """Make the layers; `out` has a bias where the others do, unless stated."""
+
+        def dense(use_bias: bool) -> nnx.Linear:
             return nnx.Linear(width, width, use_bias=use_bias, rngs=rngs)
 
-        self.query, self.key, self.value, self.out = (dense() for _ in range(4))
+        self.query, self.key, self.value = (dense(use_bias) for _ in range(3))
+        self.out = dense(use_bias if out_bias is None else out_bias)
         self.heads = heads
 
     def __call__(
@@ -120,6 +129,55 @@ class Mlp(nnx.Module):
     def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
         """Transform every token."""
         return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation, in float32."""
+
+    def __init__(self, width: int, eps: float):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
+        """Normalise, scale, shift."""
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        scale, bias = (
+            jnp.broadcast_to(p[...].astype(y.dtype), y.shape)
+            for p in (self.scale, self.bias)
+        )
+        return (y * scale + bias).astype(x.dtype)
+
+
+def layer_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer normalisation, exact also where the mean is large."""
+    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+
+def dense_if_stored(
+    leaves: Mapping[str, tuple[int, ...]], name: str, width: int, rngs: nnx.Rngs
+) -> nnx.Linear | None:
+    """A dense layer as wide as in the checkpoint, or None where it has none.
+
+    Args:
+      leaves: shapes by name.
+      name: of the layer.
+      width: of its input.
+      rngs: for the first weights.
+    """
+    shape = leaves.get(f"{name}/kernel")
+    if shape is None:
+        return None
+    return nnx.Linear(width, shape[-1], use_bias=f"{name}/bias" in leaves, rngs=rngs)
+
+
+def embed(entries: int, width: int, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of vectors, which come out in the type that the table has then."""
+    table = nnx.Embed(entries, width, rngs=rngs)
+    table.dtype = None  # else Flax keeps the type of the first weights
+    return table
 
 
 class GatedMlp(nnx.Module):
