@@ -2,13 +2,14 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mda_jax.converters.errors import ConversionError
 
 
+_Config = TypeVar("_Config", bound=BaseModel)
 # Of training, generation and bookkeeping; none changes what a trained model computes.
 HARMLESS = frozenset(
     """
@@ -16,16 +17,16 @@ HARMLESS = frozenset(
     chunk_size_feed_forward classifier_dropout cross_attention_hidden_size
     custom_pipelines custom_text decoder_start_token_id directionality diversity_penalty
     do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
-    eos_token_ids exponential_decay_length_penalty final_ln_after_pool finetuning_task
-    forced_bos_token_id forced_eos_token_id gradient_checkpointing hf_tokenizer_name
-    id2label init_logit_scale initializer_factor initializer_range is_encoder_decoder
-    label2id language length_penalty logit_scale_init_value max_length min_length
-    n_special name_or_path no_repeat_ngram_size nonscalar_logit_scale num_beam_groups
-    num_beams num_labels num_return_sequences output_attentions output_hidden_states
-    output_past output_scores output_tokens pad_id pad_token_id pooler_fc_size
+    eos_token_ids exponential_decay_length_penalty finetuning_task forced_bos_token_id
+    forced_eos_token_id gradient_checkpointing hf_tokenizer_name id2label
+    init_logit_scale initializer_factor initializer_range is_encoder_decoder label2id
+    language length_penalty logit_scale_init_value max_length min_length n_special
+    name_or_path no_repeat_ngram_size nonscalar_logit_scale num_beam_groups num_beams
+    num_labels num_return_sequences output_attentions output_hidden_states output_past
+    output_scores output_tokens pad_id pad_token_id pooler_fc_size
     pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
-    pos_embed_type predict_special_tokens prefix problem_type remove_invalid_values
-    repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens
+    predict_special_tokens prefix problem_type remove_invalid_values repetition_penalty
+    return_dict return_dict_in_generate sep_token_id suppress_tokens
     task_specific_params temperature tf_legacy_loss tie_encoder_decoder
     tie_word_embeddings tokenizer_class tokenizer_kwargs tokenizer_mode top_k top_p
     torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
@@ -56,7 +57,7 @@ class HubConfig(BaseModel):
         return {n: v for n, v in content.items() if n in own or not _is_harmless(n)}
 
     @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
+    def read(cls: type[_Config], content: Mapping[str, Any]) -> _Config:
         """Check a `config.json`.
 
         Args:

@@ -71,7 +71,7 @@ def attend(
     )
     scores = scores * (depth**-0.5 if scale is None else scale)
     if bias is not None:
-        scores = scores + bias
+        scores = scores + bias.astype(scores.dtype)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores).reshape(len(q), few, -1, *scores.shape[2:])
@@ -114,9 +114,24 @@ class Mlp(nnx.Module):
         return self.down(ACTIVATIONS[self.activation](self.up(x)))
 
 
-def layer_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer normalisation, exact also where the mean is large."""
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+class LayerNorm(nnx.Module):
+    """Layer normalisation, in float32."""
+
+    def __init__(self, width: int, eps: float):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
+        """Normalise, scale, shift."""
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        scale, bias = (
+            jnp.broadcast_to(p[...].astype(y.dtype), y.shape)
+            for p in (self.scale, self.bias)
+        )
+        return (y * scale + bias).astype(x.dtype)
 
 
 def dense_if_stored(
@@ -134,3 +149,10 @@ def dense_if_stored(
     if shape is None:
         return None
     return nnx.Linear(width, shape[-1], use_bias=f"{name}/bias" in leaves, rngs=rngs)
+
+
+def embed(entries: int, width: int, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of vectors, which come out in the type that the table has then."""
+    table = nnx.Embed(entries, width, rngs=rngs)
+    table.dtype = None  # else Flax keeps the type of the first weights
+    return table
