@@ -1,7 +1,42 @@
 """The model families that can be converted: one file for each."""
 
 from mda_jax.converters.dialects import Family
-from mda_jax.converters.families import bert, clip, siglip
+from mda_jax.converters.families import (
+    bert,
+    clip,
+    convnext,
+    dinov2,
+    distilbert,
+    gemma2,
+    gpt2,
+    llama,
+    mixtral,
+    phi3,
+    qwen3_moe,
+    resnet,
+    roberta,
+    siglip,
+    t5,
+    vit,
+)
 
 
-FAMILIES: tuple[Family, ...] = (bert.FAMILY, clip.FAMILY, siglip.FAMILY)
+# Gemma 2 and Qwen 3 have all the names of Llama and more: they come after it.
+FAMILIES: tuple[Family, ...] = (
+    bert.FAMILY,
+    distilbert.FAMILY,
+    gpt2.FAMILY,
+    roberta.FAMILY,
+    t5.FAMILY,
+    llama.FAMILY,
+    gemma2.FAMILY,
+    phi3.FAMILY,
+    mixtral.FAMILY,
+    qwen3_moe.FAMILY,
+    clip.FAMILY,
+    siglip.FAMILY,
+    vit.FAMILY,
+    dinov2.FAMILY,
+    resnet.FAMILY,
+    convnext.FAMILY,
+)

@@ -9,30 +9,45 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mda_jax.converters.errors import ConversionError
 
 
-_Config = TypeVar("_Config", bound=BaseModel)
 # Of training, generation and bookkeeping; none changes what a trained model computes.
 HARMLESS = frozenset(
     """
     architectures auto_map bad_words_ids begin_suppress_tokens bos_token_id
-    chunk_size_feed_forward classifier_dropout cross_attention_hidden_size
-    custom_pipelines custom_text decoder_start_token_id directionality diversity_penalty
-    do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
-    eos_token_ids exponential_decay_length_penalty finetuning_task forced_bos_token_id
+    cache_implementation chunk_size_feed_forward classifier_dropout
+    cross_attention_hidden_size custom_pipelines custom_text decoder_start_token_id
+    directionality diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size eos_token_id eos_token_ids
+    exponential_decay_length_penalty finetuning_task forced_bos_token_id
     forced_eos_token_id gradient_checkpointing hf_tokenizer_name id2label
     init_logit_scale initializer_factor initializer_range is_encoder_decoder label2id
-    language length_penalty logit_scale_init_value max_length min_length n_special
-    name_or_path no_repeat_ngram_size nonscalar_logit_scale num_beam_groups num_beams
-    num_labels num_return_sequences output_attentions output_hidden_states output_past
-    output_scores output_tokens pad_id pad_token_id pooler_fc_size
-    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
-    predict_special_tokens prefix problem_type remove_invalid_values repetition_penalty
-    return_dict return_dict_in_generate sep_token_id suppress_tokens
-    task_specific_params temperature tf_legacy_loss tie_encoder_decoder
-    tie_word_embeddings tokenizer_class tokenizer_kwargs tokenizer_mode top_k top_p
-    torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
+    language length_penalty logit_scale_init_value max_length max_sequence_length
+    min_length n_ctx n_special name_or_path no_repeat_ngram_size nonscalar_logit_scale
+    num_beam_groups num_beams num_labels num_return_sequences output_attentions
+    output_hidden_states output_past output_router_logits output_scores output_tokens
+    pad_id pad_token_id pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
+    pooler_size_per_head pooler_type predict_special_tokens prefix pretraining_tp
+    problem_type remove_invalid_values reorder_and_upcast_attn repetition_penalty
+    return_dict return_dict_in_generate router_aux_loss_coef router_jitter_noise
+    sep_token_id sinusoidal_pos_embds summary_activation summary_proj_to_labels
+    summary_type summary_use_proj suppress_tokens task_specific_params temperature
+    tf_legacy_loss tie_encoder_decoder tie_weights_ tie_word_embeddings tokenizer_class
+    tokenizer_kwargs tokenizer_mode top_k top_p torch_dtype torchscript
+    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
     xla_device
     """.split()
 )
+
+# Of image models: initial values, and which features a backbone hands out.
+HARMLESS_OF_IMAGES = frozenset(
+    """
+    apply_layernorm drop_path_rate encoder_stride layer_scale_init_value
+    layerscale_value out_features out_indices reshape_hidden_states
+    stage_names use_mask_token
+    """.split()
+)
+
+
+Fields = TypeVar("Fields", bound="HubConfig")
 
 
 class HubConfig(BaseModel):
@@ -57,7 +72,7 @@ class HubConfig(BaseModel):
         return {n: v for n, v in content.items() if n in own or not _is_harmless(n)}
 
     @classmethod
-    def read(cls: type[_Config], content: Mapping[str, Any]) -> _Config:
+    def read(cls: type[Fields], content: Mapping[str, Any]) -> Fields:
         """Check a `config.json`.
 
         Args:
@@ -76,9 +91,15 @@ class HubConfig(BaseModel):
             raise ConversionError(_line(e, cls)) from e
 
 
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, of which a config has only one if they are equal."""
+    return (size, size) if isinstance(size, int) else size
+
+
 def _is_harmless(name: str) -> bool:
     quiet = "dropout" in name or "drop_rate" in name or name.endswith("pdrop")
-    return name in HARMLESS or name.startswith("_") or quiet
+    known = name in HARMLESS or name in HARMLESS_OF_IMAGES
+    return known or name.startswith("_") or quiet
 
 
 def _line(error: ValidationError, config: type[BaseModel]) -> str:

@@ -43,6 +43,7 @@ def attend(
     mask: Bool[Array, "#n #h #t s"] | None = None,
     bias: Float[Array, "#n #h t s"] | None = None,
     scale: float | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "n t width"]:
     """Dot-product attention in float32; a head of keys may serve several queries.
 
@@ -54,6 +55,7 @@ def attend(
       mask: where to look.
       bias: added to the scores.
       scale: of the scores; one over the root of a head's width unless stated.
+      cap: soft bound of the scores, before bias and mask; none unless stated.
 
     Returns:
       What the heads saw, side by side.
@@ -70,6 +72,7 @@ def attend(
         len(q), heads, q.shape[1], k.shape[1]
     )
     scores = scores * (depth**-0.5 if scale is None else scale)
+    scores = capped(scores, cap)
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
     if mask is not None:
@@ -79,16 +82,30 @@ def attend(
     return seen.reshape(query.shape).astype(query.dtype)
 
 
+def capped(x: Float[Array, "*d"], cap: float | None) -> Float[Array, "*d"]:
+    """Bent softly to within plus and minus a bound."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 class Attention(nnx.Module):
     """Multi-head attention with separate 2-D kernels for query, key, value and out."""
 
     def __init__(
-        self, width: int, heads: int, rngs: nnx.Rngs, *, use_bias: bool = True
+        self,
+        width: int,
+        heads: int,
+        rngs: nnx.Rngs,
+        *,
+        use_bias: bool = True,
+        out_bias: bool | None = None,
     ):
-        def dense() -> nnx.Linear:
+        """Make the layers; `out` has a bias where the others do, unless stated."""
+
+        def dense(use_bias: bool) -> nnx.Linear:
             return nnx.Linear(width, width, use_bias=use_bias, rngs=rngs)
 
-        self.query, self.key, self.value, self.out = (dense() for _ in range(4))
+        self.query, self.key, self.value = (dense(use_bias) for _ in range(3))
+        self.out = dense(use_bias if out_bias is None else out_bias)
         self.heads = heads
 
     def __call__(
@@ -156,3 +173,25 @@ def embed(entries: int, width: int, rngs: nnx.Rngs) -> nnx.Embed:
     table = nnx.Embed(entries, width, rngs=rngs)
     table.dtype = None  # else Flax keeps the type of the first weights
     return table
+
+
+class GatedMlp(nnx.Module):
+    """An MLP one of whose two inner layers gates the other: `gate`, `up`, `down`."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        activation: str,
+        rngs: nnx.Rngs,
+        *,
+        use_bias: bool = True,
+    ):
+        dense = partial(nnx.Linear, use_bias=use_bias, rngs=rngs)
+        self.gate, self.up = dense(width, hidden), dense(width, hidden)
+        self.down = dense(hidden, width)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
+        """Transform every token."""
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))

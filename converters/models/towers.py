@@ -15,6 +15,7 @@ from mda_jax.converters.models.layers import (
     Attention,
     LayerNorm,
     Mlp,
+    embed,
 )
 
 
@@ -118,8 +119,8 @@ class Text(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width, length = config.hidden_size, config.max_position_embeddings
-        self.token_embedding = nnx.Embed(config.vocab_size, width, rngs=rngs)
-        self.position_embedding = nnx.Embed(length, width, rngs=rngs)
+        self.token_embedding = embed(config.vocab_size, width, rngs)
+        self.position_embedding = embed(length, width, rngs)
         self.layers = nnx.List(layers(config, rngs))
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         if projection is not None:
@@ -199,7 +200,7 @@ class Images(nnx.Module):
         """
         width, places = config.hidden_size, patch_count(config) + own_tokens
         self.patch = Patches(config, rngs, use_bias=patch_bias)
-        self.position_embedding = nnx.Embed(places, width, rngs=rngs)
+        self.position_embedding = embed(places, width, rngs)
         self.layers = nnx.List(layers(config, rngs))
         self.norm = LayerNorm(width, config.layer_norm_eps)
 
