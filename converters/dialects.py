@@ -8,6 +8,7 @@ of Flax Linen, and stands in a flavour.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -209,7 +210,8 @@ def linen(dialect: Dialect, flavour: Flavour = LINEN) -> Dialect:
     )
 
 
-class Family(NamedTuple):
+@dataclass(frozen=True)
+class Family:
     """Models that have the same leaves.
 
     Attributes:
@@ -222,7 +224,7 @@ class Family(NamedTuple):
     model_types: tuple[str, ...]
     stored: tuple[Dialect, ...]
 
-    @property
+    @cached_property
     def dialects(self) -> tuple[Dialect, ...]:
         """All, with the layouts of our own leaves."""
         hub = self.stored[0]

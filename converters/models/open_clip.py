@@ -49,7 +49,9 @@ class VisionConfig(TowerConfig):
     image_size: int = 224
     attentional_pool: Literal[False] = False
     no_ln_pre: Literal[False] = False
+    final_ln_after_pool: bool = False  # of one token: the same before and after
     pool_type: Literal["tok"] = "tok"
+    pos_embed_type: str = "learnable"  # how the stored places began
     timm_model_name: Literal[None] = None
 
 

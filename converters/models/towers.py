@@ -1,7 +1,7 @@
 """What models of images and texts share: layers, towers, and how the two compare."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from mda_jax.converters.models.config import HubConfig
 from mda_jax.converters.models.layers import (
     Activation,
     Attention,
+    LayerNorm,
     Mlp,
-    layer_norm,
+    embed,
 )
 
 
@@ -49,9 +50,9 @@ class Layer(nnx.Module):
 
     def __init__(self, config: TowerConfig, rngs: nnx.Rngs):
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.attention_norm = layer_norm(width, eps, rngs)
+        self.attention_norm = LayerNorm(width, eps)
         self.attention = Attention(width, config.num_attention_heads, rngs)
-        self.mlp_norm = layer_norm(width, eps, rngs)
+        self.mlp_norm = LayerNorm(width, eps)
         self.mlp = Mlp(width, config.intermediate_size, config.hidden_act, rngs)
 
     def __call__(
@@ -62,9 +63,9 @@ class Layer(nnx.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-def layers(config: TowerConfig, rngs: nnx.Rngs) -> nnx.List:
+def layers(config: TowerConfig, rngs: nnx.Rngs) -> list[Layer]:
     """The layers of a tower."""
-    return nnx.List([Layer(config, rngs) for _ in range(config.num_hidden_layers)])
+    return [Layer(config, rngs) for _ in range(config.num_hidden_layers)]
 
 
 def patch_count(config: ImageTowerConfig) -> int:
@@ -118,10 +119,10 @@ class Text(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width, length = config.hidden_size, config.max_position_embeddings
-        self.token_embedding = nnx.Embed(config.vocab_size, width, rngs=rngs)
-        self.position_embedding = nnx.Embed(length, width, rngs=rngs)
-        self.layers = layers(config, rngs)
-        self.norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
+        self.token_embedding = embed(config.vocab_size, width, rngs)
+        self.position_embedding = embed(length, width, rngs)
+        self.layers = nnx.List(layers(config, rngs))
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         if projection is not None:
             self.projection = projection
 
@@ -178,19 +179,51 @@ class Text(nnx.Module):
         return said
 
 
-class Images(Protocol):
-    """A tower of images: a module with more to ask than its hidden states."""
+class Images(nnx.Module):
+    """A tower of images: patches and places, and layers; all of them patches here."""
+
+    def __init__(
+        self,
+        config: ImageTowerConfig,
+        rngs: nnx.Rngs,
+        *,
+        own_tokens: int,
+        patch_bias: bool,
+    ):
+        """Make the layers.
+
+        Args:
+          config: of the tower.
+          rngs: for the first weights.
+          own_tokens: how many tokens with places there are besides the patches.
+          patch_bias: whether the embedding of patches has a bias.
+        """
+        width, places = config.hidden_size, patch_count(config) + own_tokens
+        self.patch = Patches(config, rngs, use_bias=patch_bias)
+        self.position_embedding = embed(places, width, rngs)
+        self.layers = nnx.List(layers(config, rngs))
+        self.norm = LayerNorm(width, config.layer_norm_eps)
+
+    def tokens(self, images: Float[Array, "n h w c"]) -> Float[Array, "n t width"]:
+        """What the first layer sees."""
+        return self.patch(images) + self.position_embedding.embedding[...][None]
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n t width"]:
         """Last hidden states."""
+        x = self.tokens(images)
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
     def outputs(
         self, images: Float[Array, "n h w c"]
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Hidden states, the vector of each image, and its features if projected."""
+        """Last hidden states; more where a tower says what stands for an image."""
+        return {"hidden": self(images)}
 
     def patches(self, hidden: Float[Array, "n t width"]) -> Float[Array, "n s width"]:
         """The tokens of patches among the hidden states."""
+        return hidden
 
 
 class TextModel(nnx.Module):
@@ -336,7 +369,7 @@ Model = ImageModel | ImageClassifier | TextModel | TwoTowers
 
 
 def assembled(
-    vision: Any,
+    vision: Images | None,
     text: Text | None,
     leaves: Mapping[str, tuple[int, ...]],
     rngs: nnx.Rngs,
