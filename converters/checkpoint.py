@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,8 @@ from mda_jax.converters.translate import (
 )
 
 
-NOTES, STASH = "conversion.json", "conversion.safetensors"
+HISTORY = "conversion"  # the folder of what a converted checkpoint was
+NOTES, STASH = f"{HISTORY}/notes.json", f"{HISTORY}/stash.safetensors"
 
 
 class Source(NamedTuple):
@@ -331,9 +333,17 @@ def shapes(
     Raises:
       ConversionError: a field of the config is not understood.
     """
+    return _shapes(family, json.dumps(config), tuple(sorted(leaves.items())))
+
+
+@lru_cache(maxsize=32)
+def _shapes(
+    family: str, config: str, leaves: tuple[tuple[str, Shape], ...]
+) -> dict[str, Shape]:
     from flax import nnx
 
-    model = nnx.eval_shape(lambda: model_of(family).build(config, leaves, nnx.Rngs(0)))
+    build = model_of(family).build
+    model = nnx.eval_shape(lambda: build(json.loads(config), dict(leaves), nnx.Rngs(0)))
     state = nnx.to_pure_dict(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
     return {name: tuple(array.shape) for name, array in flat(state).items()}
 

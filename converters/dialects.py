@@ -8,7 +8,7 @@ of Flax Linen, and stands in a flavour.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from mda_jax.converters.rules import Rule, expanded
 from mda_jax.converters.transforms import (
@@ -50,6 +50,7 @@ class Part(NamedTuple):
     ratios: tuple[Size, ...] = ()
 
 
+@runtime_checkable
 class Kind(Protocol):
     """Makes a part of one kind."""
 

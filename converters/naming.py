@@ -1,6 +1,7 @@
 """How the tensors of a checkpoint are named: found out from the names themselves."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ def family_of(name: str) -> Family:
     return _find(FAMILIES, name, "family")
 
 
+@cache
 def dialect_of(family: str, name: str) -> Dialect:
     """A dialect of a family by its name.
 

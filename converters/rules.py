@@ -55,17 +55,19 @@ def expanded(rule: Rule) -> Iterator[Rule]:
     if listed is None:
         yield rule
         return
-    hole = re.compile(rf"\{{{listed[1]}(?::([^}}]*))?\}}")
     for place, word in enumerate(listed[2].split("|")):
-
-        def chosen(m: re.Match[str], place: int = place, word: str = word) -> str:
-            return m[1].split("|")[place] if m[1] is not None else word
-
-        outer, inner = (
-            tuple(hole.sub(chosen, t) for t in side)
+        sides = [
+            tuple(_chosen(template, listed[1], place, word) for template in side)
             for side in (rule.outer, rule.inner)
-        )
-        yield from expanded(Rule(outer, inner, rule.transform))
+        ]
+        yield from expanded(Rule(sides[0], sides[1], rule.transform))
+
+
+def _chosen(template: str, name: str, place: int, word: str) -> str:
+    """A template with one word of a list in the place of the list."""
+    own = re.compile(rf"\{{{name}:([^}}]*)\}}")
+    listed = own.sub(lambda m: m[1].split("|")[place], template)
+    return listed.replace(f"{{{name}}}", word)
 
 
 class Table:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mda_jax.converters.checkpoint import NOTES, STASH, Checkpoint, Source
+from mda_jax.converters.checkpoint import HISTORY, NOTES, STASH, Checkpoint, Source
 from mda_jax.converters.companions import companions, copy_files
 from mda_jax.converters.errors import ConfigError
 from mda_jax.converters.formats import (
@@ -47,7 +47,7 @@ def save(
     """Write a checkpoint, or a tree of arrays, into a new folder.
 
     Beside the weights go the companions of a checkpoint (`config.json`, the tokenizer)
-    and, if it was converted, `conversion.json`: with this `to_torch` can write the
+    and, if it was converted, the folder `conversion`: with this `to_torch` can write the
     files that it came from again. A checkpoint that is back in the dialect of its
     source, with the shapes and types it had, is written in the files of the source,
     byte for byte where the numbers are the same, whatever the format asked for.
@@ -139,6 +139,7 @@ def _write_notes(folder: Path, model: Checkpoint, files: Mapping[str, Any]) -> N
             "outlines": files,
         },
     }
+    (folder / HISTORY).mkdir()
     text = json.dumps(notes, indent=1) + "\n"
     (folder / NOTES).write_text(text, encoding="utf-8")
     if len(source.stash):
@@ -147,7 +148,7 @@ def _write_notes(folder: Path, model: Checkpoint, files: Mapping[str, Any]) -> N
 
 def _write_companions(folder: Path, model: Checkpoint) -> None:
     if model.path is not None:
-        kept = [f for f in companions(model.path) if f.name not in (NOTES, STASH)]
+        kept = [f for f in companions(model.path) if f.parts[0] != HISTORY]
         copy_files(model.path, kept, folder)
     elif model.config:
         text = json.dumps(model.config, indent=2) + "\n"

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 Shape = tuple[int, ...]
@@ -18,6 +18,7 @@ Arrays = Sequence[Any]
 Size = int | str  # a string names a number of the model, such as its heads
 
 
+@runtime_checkable
 class Op(Protocol):
     """One step of a rearrangement."""
 
@@ -292,14 +293,15 @@ def split(*ratios: Size) -> Transform:
 
 
 def _bound(op: Op, sizes: Mapping[str, int]) -> Op:
-    def known(named: tuple[Size, ...]) -> tuple[Size, ...]:
-        return tuple(sizes.get(s, s) if isinstance(s, str) else s for s in named)
-
     if isinstance(op, Fold | Unfold):
-        return replace(op, sizes=known(op.sizes))
+        return replace(op, sizes=_known(op.sizes, sizes))
     if isinstance(op, Split | Join):
-        return replace(op, ratios=known(op.ratios))
+        return replace(op, ratios=_known(op.ratios, sizes))
     return op
+
+
+def _known(named: tuple[Size, ...], sizes: Mapping[str, int]) -> tuple[Size, ...]:
+    return tuple(sizes.get(s, s) if isinstance(s, str) else s for s in named)
 
 
 def _number(size: Size) -> int:

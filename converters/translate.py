@@ -1,7 +1,7 @@
 """The tensors of a checkpoint under other names and in another layout, lazily."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from mda_jax.converters.formats.arrays import nested as tree_of_names
 from mda_jax.converters.rules import Group, Rule, Table
 
 
+@runtime_checkable
 class Named(Protocol):
     """Tensors by name, whose shapes and types are known without their data."""
 

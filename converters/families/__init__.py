@@ -1,11 +1,37 @@
 """The model families that can be converted: one file for each."""
 
 from mda_jax.converters.dialects import Family
-from mda_jax.converters.families import bert, convnext, dinov2, resnet, vit
+from mda_jax.converters.families import (
+    bert,
+    convnext,
+    dinov2,
+    distilbert,
+    gemma2,
+    gpt2,
+    llama,
+    mixtral,
+    phi3,
+    qwen3_moe,
+    resnet,
+    roberta,
+    t5,
+    vit,
+)
 
 
+# Some have all the names of another and more, and come after it: Gemma 2 and Qwen 3
+# after Llama, DINOv2 after ViT.
 FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
+    distilbert.FAMILY,
+    gpt2.FAMILY,
+    roberta.FAMILY,
+    t5.FAMILY,
+    llama.FAMILY,
+    gemma2.FAMILY,
+    phi3.FAMILY,
+    mixtral.FAMILY,
+    qwen3_moe.FAMILY,
     vit.FAMILY,
     dinov2.FAMILY,
     resnet.FAMILY,

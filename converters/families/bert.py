@@ -1,4 +1,4 @@
-"""BERT, RoBERTa, XLM-R and MiniLM: one encoder, with the heads of each."""
+"""BERT and MiniLM: one encoder with several heads."""
 
 from dataclasses import replace
 
@@ -16,11 +16,10 @@ from mda_jax.converters.dialects import (
 )
 
 
-_WORDS = "embeddings.word_embeddings"
 HUB = Dialect(
     "hub",
     TORCH,
-    prefixes=("bert.", "roberta.", ""),
+    prefixes=("bert.", ""),
     backbone=(
         embed("embeddings.{a:word|position|token_type}_embeddings", "embeddings/{a}"),
         norm("embeddings.LayerNorm", "embeddings/norm"),
@@ -42,15 +41,16 @@ HUB = Dialect(
         linear("cls.predictions.transform.dense", "mlm/dense"),
         norm("cls.predictions.transform.LayerNorm", "mlm/norm"),
         param("cls.predictions.bias", "mlm/bias"),
+        linear("cls.predictions.decoder", "mlm/decoder"),
         linear("cls.seq_relationship", "next_sentence"),
         linear("classifier", "classifier"),
         linear("qa_outputs", "span"),
     ),
     ties=(
-        ("^" + _WORDS + ".weight", "cls.predictions.decoder.weight"),
+        ("^embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
         ("cls.predictions.bias", "cls.predictions.decoder.bias"),
     ),
 )
 OLD = replace(HUB, name="hub_old_norms", flavour=OLD_NORMS)
 
-FAMILY = Family("bert", ("bert", "roberta", "xlm-roberta"), (HUB, OLD, linen(HUB)))
+FAMILY = Family("bert", ("bert",), (HUB, OLD, linen(HUB)))

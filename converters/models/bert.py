@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and MiniLM encoders, after Devlin et al., arXiv 1810.04805."""
+"""BERT and MiniLM encoders, after Devlin et al., arXiv 1810.04805."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,38 +9,71 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mda_jax.converters.models.config import HubConfig
-from mda_jax.converters.models.layers import ACTIVATIONS, Attention, Mlp
+from mda_jax.converters.models.layers import (
+    ACTIVATIONS,
+    Activation,
+    Attention,
+    LayerNorm,
+    Mlp,
+    dense_if_stored,
+    embed,
+)
 
 
 class Config(HubConfig):
     """Fields of `config.json`."""
 
-    model_type: Literal["bert", "roberta", "xlm-roberta"] = "bert"
+    model_type: str = "bert"
+    architectures: tuple[str, ...] | None = None
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = 0
     position_embedding_type: Literal["absolute"] = "absolute"
-    is_decoder: Literal[False] = False
-    add_cross_attention: Literal[False] = False
+
+    @property
+    def padding(self) -> int | None:
+        """The token from whose id on places are counted, where they are."""
+        return None
+
+    @property
+    def classifies_tokens(self) -> bool:
+        """Whether the classifier was made for tokens, not for texts."""
+        return any("TokenClassification" in a for a in self.architectures or ())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        last = -1 if self.padding is None else self.padding
+        return self.max_position_embeddings - last - 1
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Numbers of heads."""
+        heads = self.num_attention_heads
+        return {"heads": heads, "kv_heads": heads}
+
+    def example(self, key: Array) -> tuple[Array, ...]:
+        """Tokens of two random texts."""
+        shape = (2, min(self.longest, 16))
+        return (jax.random.randint(key, shape, 0, self.vocab_size),)
 
 
 class Embeddings(nnx.Module):
     """The sum of what a token, its place and its segment are, normalised."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
-        width = config.hidden_size
-        self.word = nnx.Embed(config.vocab_size, width, rngs=rngs)
-        self.position = nnx.Embed(config.max_position_embeddings, width, rngs=rngs)
-        self.token_type = nnx.Embed(config.type_vocab_size, width, rngs=rngs)
-        self.norm = nnx.LayerNorm(width, epsilon=config.layer_norm_eps, rngs=rngs)
-        self.padding = None if config.model_type == "bert" else config.pad_token_id
+        width, segments = config.hidden_size, config.type_vocab_size
+        self.word = embed(config.vocab_size, width, rngs)
+        self.position = embed(config.max_position_embeddings, width, rngs)
+        self.token_type = embed(segments, width, rngs) if segments else None
+        self.norm = LayerNorm(width, config.layer_norm_eps)
+        self.padding = config.padding
 
     def __call__(
         self, tokens: Int[Array, "n t"], segments: Int[Array, "n t"]
@@ -51,7 +84,9 @@ class Embeddings(nnx.Module):
         else:
             real = (tokens != self.padding).astype(jnp.int32)
             places = jnp.cumsum(real, axis=1) * real + self.padding
-        x = self.word(tokens) + self.token_type(segments) + self.position(places)
+        x = self.word(tokens) + self.position(places)
+        if self.token_type is not None:
+            x = x + self.token_type(segments)
         return self.norm(x)
 
 
@@ -61,9 +96,9 @@ class Layer(nnx.Module):
     def __init__(self, config: Config, rngs: nnx.Rngs):
         width, eps = config.hidden_size, config.layer_norm_eps
         self.attention = Attention(width, config.num_attention_heads, rngs)
-        self.attention_norm = nnx.LayerNorm(width, epsilon=eps, rngs=rngs)
+        self.attention_norm = LayerNorm(width, eps)
         self.mlp = Mlp(width, config.intermediate_size, config.hidden_act, rngs)
-        self.mlp_norm = nnx.LayerNorm(width, epsilon=eps, rngs=rngs)
+        self.mlp_norm = LayerNorm(width, eps)
 
     def __call__(self, x: Float[Array, "n t width"], mask: Array) -> Array:
         """Transform the tokens."""
@@ -72,19 +107,37 @@ class Layer(nnx.Module):
 
 
 class MaskedLanguageHead(nnx.Module):
-    """Scores of every word; the last matrix is the embedding of the words."""
+    """Scores of every word; the last matrix is the embedding of the words if tied."""
 
-    def __init__(self, config: Config, rngs: nnx.Rngs):
+    def __init__(
+        self, config: Config, leaves: Mapping[str, tuple[int, ...]], rngs: nnx.Rngs
+    ):
         width = config.hidden_size
         self.dense = nnx.Linear(width, width, rngs=rngs)
-        self.norm = nnx.LayerNorm(width, epsilon=config.layer_norm_eps, rngs=rngs)
+        self.norm = LayerNorm(width, config.layer_norm_eps)
+        self.decoder = dense_if_stored(leaves, "mlm/decoder", width, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
         self.activation = config.hidden_act
 
     def __call__(self, x: Float[Array, "*n width"], words: nnx.Embed) -> Array:
         """Logits."""
         x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
-        return words.attend(x) + self.bias[...]
+        if self.decoder is not None and self.decoder.use_bias:
+            return self.decoder(x)
+        scores = words.attend(x) if self.decoder is None else self.decoder(x)
+        return scores + jnp.broadcast_to(self.bias[...], scores.shape)
+
+
+class ClassificationHead(nnx.Module):
+    """The classifier of RoBERTa: two dense layers."""
+
+    def __init__(self, width: int, classes: int, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(width, width, rngs=rngs)
+        self.out = nnx.Linear(width, classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n classes"]:
+        """Logits."""
+        return self.out(jnp.tanh(self.dense(x)))
 
 
 class Bert(nnx.Module):
@@ -93,17 +146,25 @@ class Bert(nnx.Module):
     def __init__(
         self, config: Config, leaves: Mapping[str, tuple[int, ...]], rngs: nnx.Rngs
     ):
-        width = config.hidden_size
+        def dense(name: str) -> nnx.Linear | None:
+            return dense_if_stored(leaves, name, config.hidden_size, rngs)
+
         self.embeddings = Embeddings(config, rngs)
         layers = range(config.num_hidden_layers)
         self.layers = nnx.List([Layer(config, rngs) for _ in layers])
-        if "pooler/kernel" in leaves:
-            self.pooler = nnx.Linear(width, width, rngs=rngs)
-        if "mlm/bias" in leaves:
-            self.mlm = MaskedLanguageHead(config, rngs)
-        for head in ("classifier", "next_sentence", "span"):
-            if (name := f"{head}/kernel") in leaves:
-                setattr(self, head, nnx.Linear(width, leaves[name][-1], rngs=rngs))
+        self.pooler, self.pre_classifier = dense("pooler"), dense("pre_classifier")
+        self.next_sentence, self.span = dense("next_sentence"), dense("span")
+        out = leaves.get("classifier/out/kernel")
+        self.classifier = (
+            ClassificationHead(config.hidden_size, out[-1], rngs)
+            if out is not None
+            else dense("classifier")
+        )
+        self.mlm = (
+            MaskedLanguageHead(config, leaves, rngs) if "mlm/bias" in leaves else None
+        )
+        summarizes = self.pooler is not None or self.pre_classifier is not None
+        self.classifies_tokens = config.classifies_tokens or not summarizes
 
     def __call__(
         self,
@@ -116,7 +177,7 @@ class Bert(nnx.Module):
         Args:
           tokens: ids.
           mask: 1 for tokens, 0 for padding; all tokens unless stated.
-          segments: ids of segments; 0 unless stated.
+          segments: ids of segments; 0 unless stated; DistilBERT has none.
 
         Returns:
           A vector for every token.
@@ -140,14 +201,48 @@ class Bert(nnx.Module):
           tokens: as for a call, which gives `hidden`.
           mask: the same.
           segments: the same.
+
+        Returns:
+          `hidden`, and of the heads that there are: `pooled`, a vector for a text;
+          logits of `mlm` for every token and word, of `span` for every token as start
+          and end, of `next_sentence` for two texts, and of `classifier` for every
+          token or every text. A text with choices is one text for each choice.
         """
         hidden = self(tokens, mask, segments)
         said = {"hidden": hidden}
-        if "pooler" in vars(self):
-            said["pooled"] = jnp.tanh(self.pooler(hidden[:, 0]))
-        if "mlm" in vars(self):
+        summary = hidden[:, 0]
+        if self.mlm is not None:
             said["mlm"] = self.mlm(hidden, self.embeddings.word)
+        if self.span is not None:
+            said["span"] = self.span(hidden)
+        if isinstance(self.classifier, ClassificationHead):
+            said["classifier"] = self.classifier(summary)
+        if self.pooler is not None:
+            said["pooled"] = summary = jnp.tanh(self.pooler(summary))
+        if self.pre_classifier is not None:
+            summary = jax.nn.relu(self.pre_classifier(summary))
+        if self.next_sentence is not None:
+            said["next_sentence"] = self.next_sentence(summary)
+        if isinstance(self.classifier, nnx.Linear):
+            seen = hidden if self.classifies_tokens else summary
+            said["classifier"] = self.classifier(seen)
         return said
+
+
+def sentence_embedding(
+    hidden: Float[Array, "n t width"], mask: Int[Array, "n t"]
+) -> Float[Array, "n width"]:
+    """The mean over the tokens of a text, of length one: what MiniLM was trained for.
+
+    Args:
+      hidden: last hidden states.
+      mask: 1 for tokens, 0 for padding.
+
+    Returns:
+      Vectors of texts; their dot products are cosine similarities.
+    """
+    mean = (hidden * mask[..., None].astype(hidden.dtype)).sum(1)
+    return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
 
 
 def build(
@@ -171,12 +266,9 @@ def build(
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
     """Random inputs: tokens of two texts."""
-    read = Config.read(config)
-    length = min(read.max_position_embeddings - 2, 16)
-    return (jax.random.randint(key, (2, length), 0, read.vocab_size),)
+    return Config.read(config).example(key)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Numbers of heads."""
-    heads = Config.read(config).num_attention_heads
-    return {"heads": heads, "kv_heads": heads}
+    return Config.read(config).sizes

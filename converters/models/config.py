@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mda_jax.converters.errors import ConversionError
 
@@ -13,18 +13,25 @@ from mda_jax.converters.errors import ConversionError
 HARMLESS = frozenset(
     """
     architectures auto_map bad_words_ids begin_suppress_tokens bos_token_id
-    chunk_size_feed_forward classifier_dropout custom_pipelines
-    decoder_start_token_id diversity_penalty do_sample dtype early_stopping
-    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
-    id2label initializer_factor initializer_range is_encoder_decoder label2id
-    language length_penalty max_length min_length name_or_path no_repeat_ngram_size
-    num_beam_groups num_beams num_labels num_return_sequences output_attentions
-    output_hidden_states output_past output_scores pad_token_id prefix problem_type
-    remove_invalid_values repetition_penalty return_dict return_dict_in_generate
-    sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
-    tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype
-    torchscript transformers_version typical_p use_bfloat16 use_cache
+    cache_implementation chunk_size_feed_forward classifier_dropout
+    cross_attention_hidden_size custom_pipelines decoder_start_token_id directionality
+    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
+    eos_token_id eos_token_ids exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label
+    initializer_factor initializer_range is_encoder_decoder label2id language
+    length_penalty max_length max_sequence_length min_length n_ctx n_special
+    name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels
+    num_return_sequences output_attentions output_hidden_states output_past
+    output_router_logits output_scores pad_token_id pooler_fc_size
+    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
+    predict_special_tokens prefix pretraining_tp problem_type remove_invalid_values
+    reorder_and_upcast_attn repetition_penalty return_dict return_dict_in_generate
+    router_aux_loss_coef router_jitter_noise sep_token_id sinusoidal_pos_embds
+    summary_activation summary_proj_to_labels summary_type summary_use_proj
+    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
+    tie_weights_ tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript
+    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
+    xla_device
     """.split()
 )
 
@@ -38,6 +45,9 @@ HARMLESS_OF_IMAGES = frozenset(
 )
 
 
+Fields = TypeVar("Fields", bound="HubConfig")
+
+
 class HubConfig(BaseModel):
     """The fields of a family's `config.json` that its model reads.
 
@@ -47,8 +57,12 @@ class HubConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
+    add_cross_attention: Literal[False] = False
+    is_decoder: Literal[False] = False
+    pruned_heads: dict[str, list[int]] = Field({}, max_length=0)
+
     @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
+    def read(cls: type[Fields], content: Mapping[str, Any]) -> Fields:
         """Check a `config.json`.
 
         Args:

@@ -1,12 +1,14 @@
 """What the reference models share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
+from pydantic import AfterValidator
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -23,6 +25,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def _known(name: str) -> str:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"known activations are {', '.join(ACTIVATIONS)}")
+    return name
+
+
+Activation = Annotated[str, AfterValidator(_known)]  # the name of one, in a config
+
+
 def attend(
     query: Float[Array, "n t width"],
     key: Float[Array, "n s kv_width"],
@@ -32,6 +43,7 @@ def attend(
     mask: Bool[Array, "#n #h #t s"] | None = None,
     bias: Float[Array, "#n #h t s"] | None = None,
     scale: float | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "n t width"]:
     """Dot-product attention in float32; a head of keys may serve several queries.
 
@@ -43,6 +55,7 @@ def attend(
       mask: where to look.
       bias: added to the scores.
       scale: of the scores; one over the root of a head's width unless stated.
+      cap: soft bound of the scores, before bias and mask; none unless stated.
 
     Returns:
       What the heads saw, side by side.
@@ -59,13 +72,19 @@ def attend(
         len(q), heads, q.shape[1], k.shape[1]
     )
     scores = scores * (depth**-0.5 if scale is None else scale)
+    scores = capped(scores, cap)
     if bias is not None:
-        scores = scores + bias
+        scores = scores + bias.astype(scores.dtype)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores).reshape(len(q), few, -1, *scores.shape[2:])
     seen = jnp.einsum("ngrts,nsgd->ntgrd", weights, v)
     return seen.reshape(query.shape).astype(query.dtype)
+
+
+def capped(x: Float[Array, "*d"], cap: float | None) -> Float[Array, "*d"]:
+    """Bent softly to within plus and minus a bound."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 class Attention(nnx.Module):
@@ -110,6 +129,50 @@ class Mlp(nnx.Module):
     def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
         """Transform every token."""
         return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation, in float32."""
+
+    def __init__(self, width: int, eps: float):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
+        """Normalise, scale, shift."""
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        scale, bias = (
+            jnp.broadcast_to(p[...].astype(y.dtype), y.shape)
+            for p in (self.scale, self.bias)
+        )
+        return (y * scale + bias).astype(x.dtype)
+
+
+def dense_if_stored(
+    leaves: Mapping[str, tuple[int, ...]], name: str, width: int, rngs: nnx.Rngs
+) -> nnx.Linear | None:
+    """A dense layer as wide as in the checkpoint, or None where it has none.
+
+    Args:
+      leaves: shapes by name.
+      name: of the layer.
+      width: of its input.
+      rngs: for the first weights.
+    """
+    shape = leaves.get(f"{name}/kernel")
+    if shape is None:
+        return None
+    return nnx.Linear(width, shape[-1], use_bias=f"{name}/bias" in leaves, rngs=rngs)
+
+
+def embed(entries: int, width: int, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of vectors, which come out in the type that the table has then."""
+    table = nnx.Embed(entries, width, rngs=rngs)
+    table.dtype = None  # else Flax keeps the type of the first weights
+    return table
 
 
 class GatedMlp(nnx.Module):

@@ -16,7 +16,8 @@ VECTOR = re.compile(
     r"(.*_)?(bias|beta|gamma|scale|cls|tokens?|latents|probe)|b|class_embedding"
 )
 POSITION = re.compile(
-    r"(abs(olute)?_)?pos(ition(al)?)?_?(embed(ding)?s?|emb)|embed_positions|wpe"
+    r"(abs(olute)?_)?pos(ition(al)?)?_?(embed(ding)?s?|emb)|embed_positions|positions?"
+    r"|wpe"
 )
 TABLE = re.compile(
     r"embed_tokens\w*|tok(en)?(_type)?_embed(ding|der)?s?|word_embeddings?|wte|shared"
