@@ -1,10 +1,10 @@
 """Reading `config.json`: fields are known, or known not to matter, or refused."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mda_jax.converters.errors import ConversionError
 
@@ -14,22 +14,25 @@ HARMLESS = frozenset(
     """
     architectures auto_map bad_words_ids begin_suppress_tokens bos_token_id
     cache_implementation chunk_size_feed_forward classifier_dropout
-    cross_attention_hidden_size custom_pipelines decoder_start_token_id directionality
-    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
-    eos_token_id eos_token_ids exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label
-    initializer_factor initializer_range is_encoder_decoder label2id language
-    length_penalty max_length max_sequence_length min_length n_ctx n_special
-    name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels
-    num_return_sequences output_attentions output_hidden_states output_past
-    output_router_logits output_scores pad_token_id pooler_fc_size
+    cross_attention_hidden_size custom_pipelines custom_text decoder_start_token_id
+    directionality diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size eos_token_id eos_token_ids
+    exponential_decay_length_penalty final_ln_after_pool finetuning_task
+    forced_bos_token_id forced_eos_token_id gradient_checkpointing hf_tokenizer_name
+    id2label init_logit_scale initializer_factor initializer_range is_encoder_decoder
+    label2id language length_penalty logit_scale_init_value max_length
+    max_sequence_length min_length n_ctx n_special name_or_path no_repeat_ngram_size
+    nonscalar_logit_scale num_beam_groups num_beams num_labels num_return_sequences
+    output_attentions output_hidden_states output_past output_router_logits
+    output_scores output_tokens pad_id pad_token_id pooler_fc_size
     pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
-    predict_special_tokens prefix pretraining_tp problem_type remove_invalid_values
-    reorder_and_upcast_attn repetition_penalty return_dict return_dict_in_generate
-    router_aux_loss_coef router_jitter_noise sep_token_id sinusoidal_pos_embds
-    summary_activation summary_proj_to_labels summary_type summary_use_proj
-    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
-    tie_weights_ tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript
+    pos_embed_type predict_special_tokens prefix pretraining_tp problem_type
+    remove_invalid_values reorder_and_upcast_attn repetition_penalty return_dict
+    return_dict_in_generate router_aux_loss_coef router_jitter_noise sep_token_id
+    sinusoidal_pos_embds summary_activation summary_proj_to_labels summary_type
+    summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tie_weights_ tie_word_embeddings tokenizer_class
+    tokenizer_kwargs tokenizer_mode top_k top_p torch_dtype torchscript
     transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
     xla_device
     """.split()
@@ -61,6 +64,14 @@ class HubConfig(BaseModel):
     is_decoder: Literal[False] = False
     pruned_heads: dict[str, list[int]] = Field({}, max_length=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _those_that_matter(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        own = cls.model_fields
+        return {n: v for n, v in content.items() if n in own or not _is_harmless(n)}
+
     @classmethod
     def read(cls: type[Fields], content: Mapping[str, Any]) -> Fields:
         """Check a `config.json`.
@@ -75,10 +86,8 @@ class HubConfig(BaseModel):
           ConversionError: a field that is not known and could change the mathematics,
             or a value that the model does not have; dropout is known not to matter.
         """
-        own = cls.model_fields
-        fields = {n: v for n, v in content.items() if n in own or not _is_harmless(n)}
         try:
-            return cls.model_validate(fields)
+            return cls.model_validate(content)
         except ValidationError as e:
             raise ConversionError(_line(e, cls)) from e
 
@@ -98,7 +107,7 @@ def _line(error: ValidationError, config: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, config.model_fields, 1)
+        near = difflib.get_close_matches(name, list(_fields(config)), 1)
         known = f" The nearest known one is {near[0]!r}." if near else ""
         return (
             f"config.json: the field {name!r} is not known and may change what the"
@@ -106,3 +115,13 @@ def _line(error: ValidationError, config: type[BaseModel]) -> str:
         )
     found = "nothing" if first["type"] == "missing" else repr(first["input"])
     return f"config.json: {name!r} is {found[:80]}; {first['msg'].lower()}."
+
+
+def _fields(config: type[BaseModel], before: str = "") -> Iterator[str]:
+    """The names of the fields, of configs within too, with dots."""
+    for name, field in config.model_fields.items():
+        yield before + name
+        if isinstance(field.annotation, type) and issubclass(
+            field.annotation, BaseModel
+        ):
+            yield from _fields(field.annotation, f"{before}{name}.")

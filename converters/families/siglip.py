@@ -1,0 +1,121 @@
+"""SigLIP: files of transformers, and of big_vision, where it was trained."""
+
+from collections.abc import Iterator
+
+from mda_jax.converters.dialects import (
+    LINEN,
+    TORCH,
+    Dialect,
+    Family,
+    Part,
+    buffer,
+    conv,
+    embed,
+    in_proj,
+    linear,
+    norm,
+    param,
+)
+from mda_jax.converters.families.clip import hub_layers, hub_text
+from mda_jax.converters.rules import Rule
+from mda_jax.converters.transforms import SAME, UNSTACK, fold
+
+
+def _hub_vision(before: str) -> tuple[Part, ...]:
+    head, ours = f"{before}head", "vision/head"
+    return (
+        conv(f"{before}embeddings.patch_embedding", "vision/patch"),
+        embed(f"{before}embeddings.position_embedding", "vision/position_embedding"),
+        buffer(f"{before}embeddings.position_ids"),
+        *hub_layers(before, "vision"),
+        norm(f"{before}post_layernorm", "vision/norm"),
+        param(f"{head}.probe", f"{ours}/probe"),
+        in_proj(
+            f"{head}.attention",
+            *(f"{ours}/attention/{a}" for a in ("query", "key", "value")),
+        ),
+        linear(f"{head}.attention.out_proj", f"{ours}/attention/out"),
+        norm(f"{head}.layernorm", f"{ours}/norm"),
+        linear(f"{head}.mlp.fc{{m:1|2}}", f"{ours}/mlp/{{m:up|down}}"),
+    )
+
+
+def _hub_text(before: str) -> tuple[Part, ...]:
+    return *hub_text(before), linear(f"{before}head", "text/projection")
+
+
+HUB = Dialect(
+    "hub",
+    TORCH,
+    backbone=(*_hub_vision("vision_model."), *_hub_text("text_model.")),
+    heads=(
+        param("{a:logit_scale|logit_bias}", "{a:logit_scale|logit_bias}"),
+        linear("classifier", "classifier"),
+    ),
+)
+# The towers alone as transformers 5 writes them; its older releases cannot read these.
+VISION = Dialect("hub_vision", TORCH, _hub_vision(""))
+TEXT = Dialect("hub_text", TORCH, _hub_text(""))
+
+
+def _attention(outer: str, inner: str, heads: str) -> Iterator[Part | Rule]:
+    """Attention of Flax Linen, whose kernels have an axis of heads."""
+    layers = UNSTACK if "*" in inner else SAME
+    ends = f"{outer}/{{a:query|key|value}}", f"{inner}/{{a:query|key|value}}"
+    for leaf, axis in (("kernel", 1), ("bias", 0)):
+        outside, inside = (f"{end}/{leaf}" for end in ends)
+        yield Rule((outside,), (inside,), layers | fold(axis, heads, -1))
+    out = f"{outer}/out/kernel", f"{inner}/out/kernel"
+    yield Rule((out[0],), (out[1],), layers | fold(0, heads, -1))
+    yield param(f"{outer}/out/bias", f"{inner}/out/bias")
+
+
+def _block(outer: str, inner: str, heads: str) -> Iterator[Part | Rule]:
+    """A layer of big_vision."""
+    attention = f"{outer}/MultiHeadDotProductAttention_0"
+    yield from _attention(attention, f"{inner}/attention", heads)
+    yield norm(f"{outer}/LayerNorm_{{n:0|1}}", f"{inner}/{{n:attention|mlp}}_norm")
+    yield linear(f"{outer}/MlpBlock_0/Dense_{{m:0|1}}", f"{inner}/mlp/{{m:up|down}}")
+
+
+def _big_vision(name: str, block: str, layer: str) -> Dialect:
+    """Files of big_vision, whose stacks are named so outside and inside."""
+    head = "img/MAPHead_0"
+    place = fold(0, 1, -1)  # the table of places has an axis for the batch
+    return Dialect(
+        name,
+        LINEN,
+        backbone=(
+            conv("img/embedding", "vision/patch"),
+            Rule(
+                ("{t:img|txt}/pos_embedding",),
+                ("{t:vision|text}/position_embedding/embedding",),
+                place,
+            ),
+            *_block(f"img/Transformer/{block}", f"vision/{layer}", "vision_heads"),
+            norm("img/Transformer/encoder_norm", "vision/norm"),
+            param(f"{head}/probe", "vision/head/probe"),
+            *_attention(
+                f"{head}/MultiHeadDotProductAttention_0",
+                "vision/head/attention",
+                "vision_heads",
+            ),
+            norm(f"{head}/LayerNorm_0", "vision/head/norm"),
+            linear(f"{head}/MlpBlock_0/Dense_{{m:0|1}}", "vision/head/mlp/{m:up|down}"),
+            embed("txt/Embed_0", "text/token_embedding"),
+            *_block(f"txt/Encoder_0/{block}", f"text/{layer}", "text_heads"),
+            norm("txt/Encoder_0/encoder_norm", "text/norm"),
+            linear("txt/head", "text/projection"),
+            param("{a:t|b}", "{a:logit_scale|logit_bias}"),
+        ),
+    )
+
+
+BIG_VISION = _big_vision("big_vision", "encoderblock_{i}", "layers/{i}")
+SCANNED = _big_vision("big_vision_scanned", "encoderblock", "layers/{i*}")
+
+FAMILY = Family(
+    "siglip",
+    ("siglip", "siglip_vision_model", "siglip_text_model"),
+    (HUB, VISION, TEXT, BIG_VISION, SCANNED),
+)
