@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,11 +11,11 @@ from jaxtyping import Array, Float
 
 from mda_jax.converters.models import timm
 from mda_jax.converters.models.config import HubConfig, pair
-from mda_jax.converters.models.layers import ACTIVATIONS, Mlp
+from mda_jax.converters.models.layers import ACTIVATIONS, Activation, Mlp, layer_norm
 
 
 class Config(HubConfig):
-    """Fields of `config.json`; the epsilon is of the last norm, others have 1e-6."""
+    """Fields of `config.json`; the epsilon is that of the last norm."""
 
     model_type: Literal["convnext", "convnextv2"] = "convnext"
     num_channels: int = 3
@@ -24,7 +23,7 @@ class Config(HubConfig):
     num_stages: int = 4
     hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (3, 3, 9, 3)
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: float = 1e-12
     image_size: int | tuple[int, int] = 224
 
@@ -39,7 +38,7 @@ class Config(HubConfig):
         return ("stem", *(f"stage{s + 1}" for s in range(self.num_stages)))
 
 
-_norm = partial(nnx.LayerNorm, epsilon=1e-6)
+_EPS = 1e-6  # of all norms but the last
 
 
 class ResponseNorm(nnx.Module):
@@ -78,7 +77,7 @@ class Layer(nnx.Module):
         self.conv = nnx.Conv(
             width, width, (7, 7), padding=3, feature_group_count=width, rngs=rngs
         )
-        self.norm = _norm(width, rngs=rngs)
+        self.norm = layer_norm(width, _EPS, rngs)
         mlp = NormedMlp if config.model_type == "convnextv2" else Mlp
         self.mlp = mlp(width, 4 * width, config.hidden_act, rngs)
         self.scaled = scaled
@@ -98,7 +97,7 @@ class Stem(nnx.Module):
         self, channels: int, width: int, patch: tuple[int, int], rngs: nnx.Rngs
     ):
         self.conv = _patches(channels, width, patch, rngs)
-        self.norm = _norm(width, rngs=rngs)
+        self.norm = layer_norm(width, _EPS, rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b width"]:
         """Make an image of the patches."""
@@ -109,7 +108,7 @@ class Downsample(nnx.Module):
     """One pixel of every four."""
 
     def __init__(self, given: int, width: int, rngs: nnx.Rngs):
-        self.norm = _norm(given, rngs=rngs)
+        self.norm = layer_norm(given, _EPS, rngs)
         self.conv = _patches(given, width, (2, 2), rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b width"]:
@@ -158,16 +157,14 @@ class ConvNext(nnx.Module):
         stages = range(config.num_stages)
         self.stages = nnx.List([Stage(config, s, leaves, rngs) for s in stages])
         norms = {
-            name: _norm(width, rngs=rngs)
+            name: layer_norm(width, _EPS, rngs)
             for name, width in zip(config.features, (widths[0], *widths), strict=True)
             if f"feature_norms/{name}/scale" in leaves
         }
         if norms:
             self.feature_norms = nnx.Dict(norms)
         else:
-            self.norm = nnx.LayerNorm(
-                widths[-1], epsilon=config.layer_norm_eps, rngs=rngs
-            )
+            self.norm = layer_norm(widths[-1], config.layer_norm_eps, rngs)
         if "classifier/kernel" in leaves:
             classes = leaves["classifier/kernel"][1]
             self.classifier = nnx.Linear(widths[-1], classes, rngs=rngs)
@@ -222,14 +219,16 @@ def build(
     Raises:
       ConversionError: a field of the config is not understood.
     """
-    known = config if "model_type" in config else _seen(leaves) | timm.stated(config, _ARCHITECTURES)
+    known = (
+        config
+        if "model_type" in config
+        else _seen(leaves) | timm.stated(config, _ARCHITECTURES)
+    )
     return ConvNext(Config.read(known), leaves, rngs)
 
 
 # Others with tensors of the same names have another stem, norm or epsilon.
-_ARCHITECTURES = re.compile(
-    r"convnext(?:v2)?_(?:tiny|small|base|large|xlarge|huge)"
-)
+_ARCHITECTURES = re.compile(r"convnext(?:v2)?_(?:tiny|small|base|large|xlarge|huge)")
 
 
 def _seen(leaves: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -259,7 +258,9 @@ def _patches(
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
     """Random inputs: two images of 224 pixels, unless the config has another size."""
-    read = Config.read(config if "model_type" in config else timm.stated(config, _ARCHITECTURES))
+    read = Config.read(
+        config if "model_type" in config else timm.stated(config, _ARCHITECTURES)
+    )
     high, wide = pair(read.image_size)
     return (jax.random.normal(key, (2, high, wide, read.num_channels)),)
 

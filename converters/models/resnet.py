@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,10 @@ from jaxtyping import Array, Float
 
 from mda_jax.converters.models import timm
 from mda_jax.converters.models.config import HubConfig
-from mda_jax.converters.models.layers import ACTIVATIONS
+from mda_jax.converters.models.layers import ACTIVATIONS, Activation
+
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 
 class Config(HubConfig):
@@ -23,7 +26,7 @@ class Config(HubConfig):
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     depths: tuple[int, ...] = (3, 4, 6, 3)
     layer_type: Literal["basic", "bottleneck"] = "bottleneck"
-    hidden_act: str = "relu"
+    hidden_act: Activation = "relu"
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
 
@@ -143,28 +146,27 @@ class ResNet(nnx.Module):
 
 
 def recalibrated(
-    model: ResNet, batches: Iterable[Float[Array, "n height width channels"]]
-) -> ResNet:
-    """The model with its batch statistics averaged over new batches.
+    model: Model, batches: Iterable[Float[Array, "n height width channels"]]
+) -> Model:
+    """A model with its batch statistics averaged over new batches.
 
-    The statistics of a merged model are those of no data; a few hundred images without
-    labels give it its own.
+    Merged statistics are those of no data; a few hundred images without labels give a
+    merged model its own.
 
     Args:
-      model: it is not changed.
+      model: with batch normalisation; it is not changed.
       batches: of images; at least one.
 
     Returns:
       A copy.
     """
-
     measuring, averaged = nnx.clone(model), nnx.clone(model)
     measuring.train(momentum=0.0)
-    graph, stats, rest = nnx.split(measuring, nnx.BatchStat, ...)
+    graph, stats, *rest = nnx.split(measuring, nnx.BatchStat, ...)
 
     @jax.jit
     def seen(images: Array) -> nnx.State:
-        model = nnx.merge(graph, stats, rest)
+        model = nnx.merge(graph, stats, *rest)
         model(images)
         return nnx.state(model, nnx.BatchStat)
 
@@ -190,7 +192,11 @@ def build(
     Raises:
       ConversionError: a field of the config is not understood.
     """
-    known = config if "model_type" in config else _seen(leaves) | timm.stated(config, _ARCHITECTURES)
+    known = (
+        config
+        if "model_type" in config
+        else _seen(leaves) | timm.stated(config, _ARCHITECTURES)
+    )
     return ResNet(Config.read(known), leaves, rngs)
 
 
@@ -217,8 +223,8 @@ def _seen(leaves: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
     """Random inputs: two images of 224 pixels."""
-    channels = config.get("num_channels", 3)
-    return (jax.random.normal(key, (2, 224, 224, channels)),)
+    read = Config.read(timm.stated(config, _ARCHITECTURES))
+    return (jax.random.normal(key, (2, 224, 224, read.num_channels)),)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
