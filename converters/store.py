@@ -17,7 +17,9 @@ from mda_jax.converters.formats import (
     write_folder,
     write_msgpack,
     write_npz,
+    write_orbax,
     write_outlined,
+    write_pytorch,
 )
 from mda_jax.converters.formats.folder import (
     check_absent,
@@ -34,6 +36,10 @@ WRITERS: dict[str, Callable[[Path, Named], None]] = {
         folder / "flax_model.msgpack", tensors
     ),
     "npz": lambda folder, tensors: write_npz(folder / "model.npz", tensors),
+    "orbax": lambda folder, tensors: write_orbax(folder / "params", tensors),
+    "pytorch": lambda folder, tensors: write_pytorch(
+        folder / "pytorch_model.bin", tensors
+    ),
 }
 
 
@@ -47,7 +53,7 @@ def save(
     """Write a checkpoint, or a tree of arrays, into a new folder.
 
     Beside the weights go the companions of a checkpoint (`config.json`, the tokenizer)
-    and, if it was converted, the folder `conversion`: with this `to_torch` can write the
+    and, if it was converted, the folder `conversion`: with it `to_torch` can write the
     files that it came from again. A checkpoint that is back in the dialect of its
     source, with the shapes and types it had, is written in the files of the source,
     byte for byte where the numbers are the same, whatever the format asked for.

@@ -3,6 +3,7 @@
 from mda_jax.converters.dialects import Family
 from mda_jax.converters.families import (
     bert,
+    clip,
     convnext,
     dinov2,
     distilbert,
@@ -14,6 +15,7 @@ from mda_jax.converters.families import (
     qwen3_moe,
     resnet,
     roberta,
+    siglip,
     t5,
     vit,
 )
@@ -32,6 +34,8 @@ FAMILIES: tuple[Family, ...] = (
     phi3.FAMILY,
     mixtral.FAMILY,
     qwen3_moe.FAMILY,
+    clip.FAMILY,
+    siglip.FAMILY,
     vit.FAMILY,
     dinov2.FAMILY,
     resnet.FAMILY,

@@ -1,24 +1,39 @@
-"""PyTorch's own files, read without PyTorch and without running anything.
+"""PyTorch's own files, read and written without PyTorch; nothing of them is run.
 
 Since version 1.6 `torch.save` writes a zip archive: `data.pkl`, a pickle of the object
 in which storages are references, and one member of raw numbers for every storage.
 """
 
 import math
+import os
+import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from types import MappingProxyType
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mda_jax.converters.formats.archive import Archive, Member, read_archive
-from mda_jax.converters.formats.dtypes import NUMPY, Spec, are_sizes, fits
+from mda_jax.converters.formats.arrays import row_major_bytes, specs_of
+from mda_jax.converters.formats.dtypes import CODES, NUMPY, Spec, are_sizes, fits
 from mda_jax.converters.formats.errors import FormatError
+from mda_jax.converters.formats.files import new_file
 from mda_jax.converters.formats.header import Entry, Header
-from mda_jax.converters.formats.pickles import Refused, unpickled
+from mda_jax.converters.formats.pickles import (
+    Filled,
+    Made,
+    Name,
+    Outside,
+    Refused,
+    pickled,
+    unpickled,
+)
 
 
 LARGEST_PICKLE = 1 << 24  # bytes: the names and places of about 100,000 tensors
@@ -67,8 +82,15 @@ _STORAGES = {
     "torch.FloatStorage": "F32",
     "torch.DoubleStorage": "F64",
     "torch.ComplexFloatStorage": "C64",
-    "torch.storage.UntypedStorage": "U8",
 }
+_DTYPE_OF = {code: name for name, code in _DTYPES.items()}
+_UNTYPED = Name("torch.storage", "UntypedStorage")
+_STORAGE_OF = {code: Name(*name.split(".")) for name, code in _STORAGES.items()}
+_ORDERED = Name("collections", "OrderedDict")
+_REBUILD = Name("torch._utils", "_rebuild_tensor_v2")
+_REBUILD_OF_TYPE = Name("torch._utils", "_rebuild_tensor_v3")
+_ALIGNED = 64  # bytes
+_MEMBER = 30 + 20  # bytes of a member's header without name and padding, of 64 bits
 
 
 class _Storage(NamedTuple):
@@ -315,6 +337,7 @@ _NAMES: dict[str, Any] = {
     "torch.nn.parameter.Parameter": _TENSOR,
     **{f"torch.{name}": NUMPY[code] for name, code in _DTYPES.items()},
     **{name: NUMPY[code] for name, code in _STORAGES.items()},
+    ".".join(_UNTYPED): NUMPY["U8"],
     **dict.fromkeys(
         (
             "torch.Size",
@@ -328,6 +351,104 @@ _NAMES: dict[str, Any] = {
         _plain,
     ),
 }
+
+
+def write_pytorch(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, ArrayLike],
+    *,
+    ties: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write one new file that `torch.load` reads, also with `mmap=True`.
+
+    One array is held at a time; of those that are tied, two.
+
+    Args:
+      path: a file that does not exist yet.
+      tensors: name -> array, in the order of the file.
+      ties: name -> another name, of the same tensor; stored once.
+
+    Raises:
+      ValueError: a type that PyTorch has not, or tied tensors that differ.
+      FileExistsError: there is a file already.
+    """
+    specs = specs_of(tensors)
+    _check_storable(path, specs, ties)
+    keys = {name: str(i) for i, name in enumerate(n for n in specs if n not in ties)}
+    state = {
+        name: _rebuilt(spec, keys[ties.get(name, name)]) for name, spec in specs.items()
+    }
+    with new_file(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
+        _store(file, archive, _PROGRAM, pickled(Filled(Made(_ORDERED, ()), state)))
+        _store(file, archive, ".format_version", b"1")
+        _store(file, archive, ".storage_alignment", str(_ALIGNED).encode())
+        _store(file, archive, "byteorder", b"little")
+        for name, key in keys.items():
+            data = row_major_bytes(tensors[name])
+            _check_alike(path, name, data, tensors, ties)
+            _store(file, archive, f"data/{key}", data)
+        _store(file, archive, "version", b"3\n")
+
+
+def _check_storable(
+    path: str | os.PathLike[str], specs: Mapping[str, Spec], ties: Mapping[str, str]
+) -> None:
+    for name, spec in specs.items():
+        if spec.dtype not in CODES:
+            raise ValueError(
+                f"{os.fspath(path)}: {name!r} of type {spec.dtype} cannot be stored;"
+                f" PyTorch has {', '.join(_DTYPES)}. Cast it."
+            )
+    for name, first in ties.items():
+        if first in ties or specs.get(name, name) != specs.get(first):
+            raise ValueError(
+                f"{os.fspath(path)}: {name!r} cannot be tied to {first!r}; tie tensors"
+                " of one shape and type, each to one that is not tied itself."
+            )
+
+
+def _rebuilt(spec: Spec, key: str) -> Made:
+    """How PyTorch makes a tensor of a storage."""
+    code = CODES[spec.dtype]
+    strides = tuple(_row_major(tuple(max(n, 1) for n in spec.shape)))
+    view = (0, spec.shape, strides, False, Made(_ORDERED, ()))
+    if code in _STORAGE_OF:
+        storage = Outside(("storage", _STORAGE_OF[code], key, "cpu", spec.size))
+        return Made(_REBUILD, (storage, *view))
+    storage = Outside(("storage", _UNTYPED, key, "cpu", spec.nbytes))
+    return Made(_REBUILD_OF_TYPE, (storage, *view, Name("torch", _DTYPE_OF[code])))
+
+
+def _check_alike(
+    path: str | os.PathLike[str],
+    name: str,
+    data: memoryview,
+    tensors: Mapping[str, ArrayLike],
+    ties: Mapping[str, str],
+) -> None:
+    """Refuse tensors of other data than that to which they are tied."""
+    for other, first in ties.items():
+        if first == name and row_major_bytes(tensors[other]) != data:
+            raise ValueError(
+                f"{os.fspath(path)}: {other!r} differs from {name!r}; it can be stored,"
+                " but not tied to it."
+            )
+
+
+def _store(
+    file: BinaryIO, archive: zipfile.ZipFile, name: str, data: bytes | memoryview
+) -> None:
+    """Write one member, whose data begin where they are aligned."""
+    member = zipfile.ZipInfo(f"archive/{name}")
+    start = file.tell() + _MEMBER + len(member.filename) + len(_padding(0))
+    member.extra = _padding(-start % _ALIGNED)
+    with archive.open(member, "w", force_zip64=True) as stored:
+        stored.write(data)
+
+
+def _padding(size: int) -> bytes:
+    """A field of a member's header that is passed over."""
+    return struct.pack("<2sH", b"FB", size) + b"Z" * size
 
 
 def _fail(path: Path, found: str, expected: str, advice: str) -> NoReturn:

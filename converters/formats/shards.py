@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from mda_jax.converters.formats import header, msgpack, npz, pytorch
+from mda_jax.converters.formats import header, msgpack, npz, orbax, pytorch
 from mda_jax.converters.formats.errors import FormatError
 from mda_jax.converters.formats.header import Header
 
@@ -61,6 +61,8 @@ def header_text(file: Path) -> bytes:
     Raises:
       FormatError: it is damaged.
     """
+    if file.name == orbax.METADATA:
+        return orbax.header_text(file)
     return format_of(file).header_text(file)
 
 
@@ -82,15 +84,26 @@ def shards(path: Path) -> dict[Path, Header]:
     if not path.is_dir():
         advice = "Check the path; a hub model must be downloaded first."
         raise FormatError(path, "nothing", "a folder or a file", advice)
-    for kind in FORMATS:
-        for name in (kind.single, kind.listing):
-            if (path / name).is_file():
-                return shards(path / name)
-        if (only := _only(path, kind)) is not None:
-            return shards(only)
+    if (found := located(path)) is not None:
+        return shards(found)
     kinds = [f"*{suffix}" for kind in FORMATS for suffix in kind.suffixes]
     advice = f"Give a folder that holds {SINGLE}, or shards with {INDEX}."
     raise FormatError(path, "no weights", f"one of {', '.join(kinds)}", advice)
+
+
+def located(folder: Path) -> Path | None:
+    """The file of a folder that holds or lists the weights, if there is one.
+
+    Raises:
+      FormatError: there are several of one format.
+    """
+    for kind in FORMATS:
+        for name in (kind.single, kind.listing):
+            if (folder / name).is_file():
+                return folder / name
+        if (only := _only(folder, kind)) is not None:
+            return only
+    return None
 
 
 def _only(folder: Path, kind: Format) -> Path | None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mda_jax.converters.formats import orbax
 from mda_jax.converters.formats.dtypes import Spec
 from mda_jax.converters.formats.errors import FormatError
 from mda_jax.converters.formats.header import Entry
-from mda_jax.converters.formats.shards import shards
+from mda_jax.converters.formats.shards import located, shards
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -28,7 +29,12 @@ class Tensors(Mapping[str, np.ndarray]):
         self.path = Path(path)
         self.metadata: dict[str, str] = {}
         self.files: list[Path] = []
-        self._where: dict[str, tuple[_File, Entry]] = {}
+        self._where: dict[str, tuple[_File | orbax.Leaf, Entry]] = {}
+        if (folder := _of_orbax(self.path)) is not None:
+            self.files.append(folder / orbax.METADATA)
+            held = orbax.leaves(folder)
+            self._where |= {n: (leaf, Entry(leaf.spec, 0)) for n, leaf in held.items()}
+            return
         for file, header in shards(self.path).items():
             self.files.append(file)
             self.metadata |= header.metadata
@@ -59,10 +65,22 @@ class Tensors(Mapping[str, np.ndarray]):
         """Shape and element type of one tensor, without touching its data."""
         return self._where[name][1].spec
 
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """Part of one tensor, of which little else is read.
+
+        Args:
+          name: of the tensor.
+          index: a slice for each axis, or for the first ones.
+        """
+        source, _ = self._where[name]
+        if isinstance(source, orbax.Leaf):
+            return source.part(index)
+        return self[name][index]
+
     @property
     def ties(self) -> dict[str, str]:
         """Tensors that are the same data under another name -> the first such name."""
-        first: dict[tuple[_File, Entry], str] = {}
+        first: dict[tuple[_File | orbax.Leaf, Entry], str] = {}
         held = {name: at for name, at in self._where.items() if at[1].spec.size}
         named = {name: first.setdefault(at, name) for name, at in held.items()}
         return {name: other for name, other in named.items() if other != name}
@@ -97,7 +115,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def open_tensors(path: str | os.PathLike[str]) -> Tensors:
-    """Open a checkpoint: safetensors, PyTorch's, Flax's or `.npz`.
+    """Open a checkpoint: safetensors, PyTorch's, Flax's, `.npz` or Orbax's.
 
     Only the headers are read. Of PyTorch's files no code is run: only tensors and plain
     values are read, and of a training checkpoint the one dictionary that holds tensors
@@ -107,7 +125,8 @@ def open_tensors(path: str | os.PathLike[str]) -> Tensors:
       path: a file (`.bin`, `.pt`, `.pth` and `.ckpt` are PyTorch's), an index, or a
         folder with `model.safetensors`, or shards with their
         `*.safetensors.index.json`, or a single other `*.safetensors`; else with
-        `pytorch_model.bin` and so on, or with one `.npz`, or `flax_model.msgpack`.
+        `pytorch_model.bin` and so on, or with one `.npz`, or `flax_model.msgpack`;
+        else one by Orbax, of whose steps the latest is read.
 
     Returns:
       A mapping name -> read-only array, with `.spec(name)`.
@@ -124,6 +143,13 @@ def open_tensors(path: str | os.PathLike[str]) -> Tensors:
     ((2,), [1.0, 2.0])
     """
     return Tensors(path)
+
+
+def _of_orbax(path: Path) -> Path | None:
+    """The folder of Orbax that is meant by a path, unless this has weights itself."""
+    if not path.is_dir() or located(path) is not None:
+        return None
+    return orbax.arrays_in(path)
 
 
 class _File:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from mda_jax.converters.models import timm
 from mda_jax.converters.models.config import HubConfig, pair
-from mda_jax.converters.models.layers import ACTIVATIONS, Activation, Mlp, layer_norm
+from mda_jax.converters.models.layers import ACTIVATIONS, Activation, LayerNorm, Mlp
 
 
 class Config(HubConfig):
@@ -77,7 +77,7 @@ class Layer(nnx.Module):
         self.conv = nnx.Conv(
             width, width, (7, 7), padding=3, feature_group_count=width, rngs=rngs
         )
-        self.norm = layer_norm(width, _EPS, rngs)
+        self.norm = LayerNorm(width, _EPS)
         mlp = NormedMlp if config.model_type == "convnextv2" else Mlp
         self.mlp = mlp(width, 4 * width, config.hidden_act, rngs)
         self.scaled = scaled
@@ -97,9 +97,9 @@ class Stem(nnx.Module):
         self, channels: int, width: int, patch: tuple[int, int], rngs: nnx.Rngs
     ):
         self.conv = _patches(channels, width, patch, rngs)
-        self.norm = layer_norm(width, _EPS, rngs)
+        self.norm = LayerNorm(width, _EPS)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b width"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Make an image of the patches."""
         return self.norm(self.conv(x))
 
@@ -108,10 +108,10 @@ class Downsample(nnx.Module):
     """One pixel of every four."""
 
     def __init__(self, given: int, width: int, rngs: nnx.Rngs):
-        self.norm = layer_norm(given, _EPS, rngs)
+        self.norm = LayerNorm(given, _EPS)
         self.conv = _patches(given, width, (2, 2), rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b width"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Normalise and merge."""
         return self.conv(self.norm(x))
 
@@ -135,7 +135,7 @@ class Stage(nnx.Module):
             [Layer(config, width, rngs, scaled=scaled) for _ in layers]
         )
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b width"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Transform the image."""
         x = self.downsample(x) if "downsample" in vars(self) else x
         for layer in self.layers:
@@ -157,14 +157,14 @@ class ConvNext(nnx.Module):
         stages = range(config.num_stages)
         self.stages = nnx.List([Stage(config, s, leaves, rngs) for s in stages])
         norms = {
-            name: layer_norm(width, _EPS, rngs)
+            name: LayerNorm(width, _EPS)
             for name, width in zip(config.features, (widths[0], *widths), strict=True)
             if f"feature_norms/{name}/scale" in leaves
         }
         if norms:
             self.feature_norms = nnx.Dict(norms)
         else:
-            self.norm = layer_norm(widths[-1], config.layer_norm_eps, rngs)
+            self.norm = LayerNorm(widths[-1], config.layer_norm_eps)
         if "classifier/kernel" in leaves:
             classes = leaves["classifier/kernel"][1]
             self.classifier = nnx.Linear(widths[-1], classes, rngs=rngs)

@@ -48,7 +48,7 @@ class ConvNorm(nnx.Module):
             wide, use_running_average=True, momentum=0.9, rngs=rngs
         )
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Filter and normalise."""
         return self.norm(self.conv(x))
 
@@ -73,12 +73,13 @@ class Layer(nnx.Module):
             self.shortcut = ConvNorm(given, wide, 1, stride, rngs)
         self.activation = config.hidden_act
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Transform; between the convolutions the activation is always ReLU."""
         same = self.shortcut(x) if "shortcut" in vars(self) else x
-        for convolution in self.path[:-1]:
+        *first, last = self.path
+        for convolution in first:
             x = jax.nn.relu(convolution(x))
-        return ACTIVATIONS[self.activation](self.path[-1](x) + same)
+        return ACTIVATIONS[self.activation](last(x) + same)
 
 
 class ResNet(nnx.Module):
@@ -165,7 +166,7 @@ def recalibrated(
     graph, stats, *rest = nnx.split(measuring, nnx.BatchStat, ...)
 
     @jax.jit
-    def seen(images: Array) -> nnx.State:
+    def seen(images: Array) -> Any:
         model = nnx.merge(graph, stats, *rest)
         model(images)
         return nnx.state(model, nnx.BatchStat)

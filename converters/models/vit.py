@@ -19,8 +19,8 @@ from mda_jax.converters.models.layers import (
     Activation,
     Attention,
     GatedMlp,
+    LayerNorm,
     Mlp,
-    layer_norm,
 )
 
 
@@ -72,7 +72,7 @@ class Layer(nnx.Module):
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs, *, scaled: bool):
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.attention_norm = layer_norm(width, eps, rngs)
+        self.attention_norm = LayerNorm(width, eps)
         self.attention = Attention(
             width,
             config.num_attention_heads,
@@ -80,7 +80,7 @@ class Layer(nnx.Module):
             use_bias=config.qkv_bias,
             out_bias=True,
         )
-        self.mlp_norm = layer_norm(width, eps, rngs)
+        self.mlp_norm = LayerNorm(width, eps)
         if config.use_swiglu_ffn:
             self.gated_mlp = GatedMlp(width, config.mlp_width, "silu", rngs)
         else:
@@ -133,7 +133,7 @@ class Vit(nnx.Module):
         scaled = "layers/0/attention_scale" in leaves
         layers = range(config.num_hidden_layers)
         self.layers = nnx.List([Layer(config, rngs, scaled=scaled) for _ in layers])
-        norm = layer_norm(width, config.layer_norm_eps, rngs)
+        norm = LayerNorm(width, config.layer_norm_eps)
         if "pooled_norm/scale" in leaves:
             self.pooled_norm = norm
         else:

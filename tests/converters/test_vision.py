@@ -1,12 +1,12 @@
 """ViT, DINOv2, ResNet, ConvNeXt: bits, forwards, other libraries, what is refused."""
 
 import hashlib
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from parity import (
     assert_every_bit_comes_back,
     assert_says,
@@ -28,9 +28,8 @@ from vision import (
     torch_says,
 )
 
-from mda_jax.converters import ConversionError, build, in_dialect
+from mda_jax.converters import ConversionError, build, in_dialect, to_torch
 from mda_jax.converters.checkpoint import leaves, model_of
-from mda_jax.converters.naming import family_of
 
 
 FAMILIES = {
@@ -40,12 +39,13 @@ FAMILIES = {
     "convnext": ("convnext", "convnextv2"),
 }
 VISION = [(f, case) for f, types in FAMILIES.items() for case in cases(*types)]
-ONE_OF_EACH = ["vit_pooled", "dinov2_registers", "resnet_bottleneck", "convnextv2"]
+SOME = ["dinov2_registers", "resnet_bottleneck", "convnextv2"]
 OTHERS = [
     (source, name)
     for source in ("timm", "torchvision", "big_vision", "hf_flax")
     for name in stored(source)
     if source == "big_vision" or name.split("_")[0] in (*FAMILIES, "convnextv2")
+    if (source, name[:6]) != ("torchvision", "resnet")  # too wide; timm has the names
 ]
 
 
@@ -59,14 +59,18 @@ def test_every_bit_comes_back(family, case, dtype):
     ours = assert_every_bit_comes_back(opened)
     assert set(ours.left) == set(counted)
     for layout in ("scanned", "head_split"):
-        tree = dict(in_dialect(opened, layout).tensors)
-        assert_every_bit_comes_back(in_memory(tree, CASES[case]))
+        tree = in_dialect(opened, layout).tree()
+        back = to_torch(tree, opened, layout=layout).tensors
+        assert set(back) == set(floats(tensors))
+        assert all(back[name].tobytes() == tensors[name].tobytes() for name in back)
 
 
 @pytest.mark.parametrize("family, case", VISION)
 def test_computes_what_torch_does(family, case):
-    batch = images(case)
-    assert_says(says(checkpoint(case), batch), torch_says(case, batch), NAMES)
+    batch, names = images(case), dict(NAMES)
+    if case == "resnet_backbone":
+        names["hidden"] = ["stage2"]
+    assert_says(says(checkpoint(case), batch), torch_says(case, batch), names)
 
 
 @pytest.mark.parametrize("source, name", OTHERS)
@@ -86,9 +90,8 @@ def test_files_of_other_libraries(source, name):
     found = says(opened, batch.transpose(0, 2, 3, 1))
     assert_says(found, model["outputs"], NAMES)
     if opened.family in ("resnet", "convnext") and source != "hf_flax":
-        alone = in_memory(tensors, {})
-        again = says(alone, batch.transpose(0, 2, 3, 1))
-        np.testing.assert_array_equal(again["logits"], found["logits"])
+        alone = build(in_memory(tensors, {}))  # the weights tell all
+        assert nnx.graphdef(alone) == nnx.graphdef(build(opened))
 
 
 @pytest.mark.parametrize("name", ["vit", "dinov2_classifier", "resnet_bottleneck"])
@@ -104,8 +107,21 @@ def test_is_what_flax_transformers_has(name):
     assert_every_bit_comes_back(in_memory(dict(tree.tensors), model["config"]))
 
 
-@pytest.mark.parametrize("case", ONE_OF_EACH)
-def test_runs_with_half_the_bits_and_has_a_gradient(case):
+def test_resnets_of_torchvision():
+    """They are wide: the shapes are looked at, not the weights."""
+    for name in ("resnet_basic", "resnet_bottleneck"):
+        model = stored("torchvision")[name]
+        tensors = {
+            name: np.broadcast_to(np.zeros((), dtype), shape)
+            for name, (dtype, shape) in model["tensors"].items()
+        }
+        opened = in_memory(tensors, model["config"])
+        assert opened.dialect == "torchvision"
+        assert set(leaves(opened).left) == set(counters(tensors))
+
+
+@pytest.mark.parametrize("case", SOME)
+def test_runs_with_half_the_bits(case):
     model, batch = build(checkpoint(case)), jnp.asarray(images(case))
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model)
     whole = said(model, batch)
@@ -114,30 +130,22 @@ def test_runs_with_half_the_bits_and_has_a_gradient(case):
         scale = jnp.abs(whole[name]).max()  # some ten roundings to eight bits
         assert jnp.abs(got.astype(float) - whole[name]).max() < 0.05 * scale
 
-    def energy(images):
-        return sum(jnp.sum(x**2) for x in model.outputs(images).values())
 
-    assert jnp.abs(jax.jit(jax.grad(energy))(batch)).max() > 0
-
-
-@pytest.mark.parametrize("case", ONE_OF_EACH)
+@pytest.mark.parametrize("case", SOME)
 def test_refuses_what_does_not_fit(case):
     tensors, config = state(case), CASES[case]
-    learnt = [name for name in tensors if "mask_token" not in name]
-    for name in learnt:
-        if name.endswith("num_batches_tracked") or name.startswith("classifier"):
-            continue
+    for name in [n for n in floats(tensors) if "mask" not in n][::20]:
         without = {n: x for n, x in tensors.items() if n != name}
         with pytest.raises(ConversionError):
             leaves(in_memory(without, config))
         longer = np.concatenate([tensors[name], tensors[name]])
-        with pytest.raises(ConversionError, match="found shape|has shape|missing"):
+        with pytest.raises(ConversionError, match=r"shape|missing"):
             leaves(in_memory(tensors | {name: longer}, config))
     with pytest.raises(ConversionError, match=r"no rule for .*odd"):
         in_memory(tensors | {"odd.weight": np.zeros(3)}, config)
     odd = {"model_type": config["model_type"], "position_of_the_moon": 3}
     with pytest.raises(ConversionError, match="position_of_the_moon"):
-        model_of(checkpoint(case).family).build(odd, {}, None)
+        model_of(checkpoint(case).family).example(odd, jax.random.key(0))
 
 
 COMMON = {
@@ -216,13 +224,3 @@ def test_reads_the_configs_of_the_hub(config):
     [batch] = module.example(COMMON | config, jax.random.key(0))
     assert batch.shape == (2, 224, 224, 3)
     assert module.sizes(COMMON | config).get("heads", 12) == 12
-
-
-def test_no_two_families_know_the_same_names():
-    """But for DINOv2, whose names in timm are those of ViT and more."""
-    for one, other in itertools.permutations(FAMILIES, 2):
-        if {one, other} == {"vit", "dinov2"}:
-            continue
-        first = {t for d in family_of(one).stored for r in d.rules() for t in r.outer}
-        second = {t for d in family_of(other).stored for r in d.rules() for t in r.outer}
-        assert not {t for t in first & second if not t.startswith("classifier")}

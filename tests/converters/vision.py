@@ -55,11 +55,11 @@ def says(opened, batch):
 
 
 def torch_says(case, batch):
-    """What the model of torch says, in the layouts of JAX."""
+    """What the model of torch says, in the layouts of JAX, with names of stages."""
     with torch.no_grad():
         found = dict(build_torch(case)(torch.tensor(batch.transpose(0, 3, 1, 2))))
     maps = found.pop("feature_maps", ())
-    found |= {f"stage{i}": x for i, x in enumerate(maps, 1)}
+    found |= dict(zip(CASES[case].get("out_features", ()), maps, strict=True))
     for name, x in found.items():
         if x.ndim == 4:
             found[name] = x.permute(0, 2, 3, 1).squeeze((1, 2))
@@ -68,7 +68,7 @@ def torch_says(case, batch):
 
 def floats(tensors):
     """The shapes of those that are not counters."""
-    return {n: x.shape for n, x in tensors.items() if x.dtype.kind == "f"}
+    return {n: x.shape for n, x in tensors.items() if x.dtype != np.int64}
 
 
 def counters(tensors):
