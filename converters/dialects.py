@@ -190,9 +190,8 @@ class Dialect:
         """
         for before, parts in ((prefix, self.backbone), ("", self.heads)):
             for part in parts:
-                for rule in _rules(part, self.flavour):
-                    outer = tuple(before + template for template in rule.outer)
-                    yield Rule(outer, rule.inner, rule.transform.bind(sizes or {}))
+                for rule in _rules(part, self.flavour, before):
+                    yield rule._replace(transform=rule.transform.bind(sizes or {}))
 
     def tied(self, prefix: str) -> list[tuple[str, ...]]:
         """The names that are one tensor by design."""
@@ -308,12 +307,12 @@ def _head_split(leaf: str) -> Rule:
     return Rule((leaf,), (leaf,), fold(axis, f"{tower}{few}heads", -1))
 
 
-def _rules(part: Part | Rule, flavour: Flavour) -> Iterator[Rule]:
+def _rules(part: Part | Rule, flavour: Flavour, before: str) -> Iterator[Rule]:
     if isinstance(part, Rule):
-        yield part
+        yield part._replace(outer=tuple(before + name for name in part.outer))
         return
     for leaf in flavour.kinds[part.kind]:
-        outer = leaf.outer.replace("*", part.outer)
+        outer = leaf.outer.replace("*", before + part.outer)
         named = leaf.inner
         if named is None:
             yield Rule((outer,), ())

@@ -21,7 +21,8 @@ from mda_jax.converters.families import (
 )
 
 
-# Gemma 2 and Qwen 3 have all the names of Llama and more: they come after it.
+# Some have all the names of another and more, and come after it: Gemma 2 and Qwen 3
+# after Llama, DINOv2 after ViT.
 FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
     distilbert.FAMILY,
