@@ -47,7 +47,7 @@ def save(
     """Write a checkpoint, or a tree of arrays, into a new folder.
 
     Beside the weights go the companions of a checkpoint (`config.json`, the tokenizer)
-    and, if it was converted, the folder `conversion`: with this `to_torch` can write the
+    and, if it was converted, the folder `conversion`: with it `to_torch` can write the
     files that it came from again. A checkpoint that is back in the dialect of its
     source, with the shapes and types it had, is written in the files of the source,
     byte for byte where the numbers are the same, whatever the format asked for.
