@@ -76,13 +76,7 @@ VISION = Dialect("hub_vision", TORCH, _hub_vision(""))
 TEXT = Dialect("hub_text", TORCH, hub_text(""))
 
 
-def open_clip_layers(before: str, tower: str) -> tuple[Part, ...]:
-    """The layers of a tower as OpenAI and OpenCLIP name them.
-
-    Args:
-      before: the names.
-      tower: `vision` or `text`.
-    """
+def _open_clip_layers(before: str, tower: str) -> tuple[Part, ...]:
     outer = f"{before}transformer.resblocks.{{i}}"
     inner = f"{tower}/layers/{{i}}"
     return (
@@ -97,38 +91,36 @@ def open_clip_layers(before: str, tower: str) -> tuple[Part, ...]:
 
 
 def open_clip_text(before: str) -> tuple[Part, ...]:
-    """A tower of texts as OpenAI and OpenCLIP name it, `before` each name."""
+    """All but the tower of images as OpenAI and OpenCLIP name it.
+
+    Args:
+      before: the names of the tower of texts.
+    """
     return (
         embed(f"{before}token_embedding", "text/token_embedding"),
         param(f"{before}positional_embedding", "text/position_embedding/embedding"),
-        *open_clip_layers(before, "text"),
+        *_open_clip_layers(before, "text"),
         norm(f"{before}ln_final", "text/norm"),
+        matrix_io(f"{before}text_projection", "text/projection"),
         buffer(f"{before}attn_mask"),
+        param("logit_scale", "logit_scale"),
+        buffer("{a:input_resolution|context_length|vocab_size}"),
     )
 
 
-def _open_clip(name: str, text: str) -> Dialect:
-    return Dialect(
-        name,
-        TORCH,
-        backbone=(
-            param("visual.class_embedding", "vision/class_token"),
-            conv("visual.conv1", "vision/patch"),
-            param("visual.positional_embedding", "vision/position_embedding/embedding"),
-            norm("visual.ln_pre", "vision/first_norm"),
-            *open_clip_layers("visual.", "vision"),
-            norm("visual.ln_post", "vision/norm"),
-            matrix_io("visual.proj", "vision/projection"),
-            *open_clip_text(text),
-            matrix_io(f"{text}text_projection", "text/projection"),
-            param("logit_scale", "logit_scale"),
-            buffer("{a:input_resolution|context_length|vocab_size}"),
-        ),
-    )
-
-
-OPEN_CLIP = _open_clip("open_clip", "")
-CUSTOM_TEXT = _open_clip("open_clip_custom_text", "text.")
+_OPEN_CLIP_VISION = (
+    param("visual.class_embedding", "vision/class_token"),
+    conv("visual.conv1", "vision/patch"),
+    param("visual.positional_embedding", "vision/position_embedding/embedding"),
+    norm("visual.ln_pre", "vision/first_norm"),
+    *_open_clip_layers("visual.", "vision"),
+    norm("visual.ln_post", "vision/norm"),
+    matrix_io("visual.proj", "vision/projection"),
+)
+OPEN_CLIP = Dialect("open_clip", TORCH, (*_OPEN_CLIP_VISION, *open_clip_text("")))
+CUSTOM_TEXT = Dialect(
+    "open_clip_custom_text", TORCH, (*_OPEN_CLIP_VISION, *open_clip_text("text."))
+)
 
 FAMILY = Family(
     "clip",

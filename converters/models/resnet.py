@@ -45,7 +45,7 @@ class ConvNorm(nnx.Module):
             wide, use_running_average=True, momentum=0.9, rngs=rngs
         )
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Filter and normalise."""
         return self.norm(self.conv(x))
 

@@ -1,5 +1,6 @@
 """CLIP: files of transformers, OpenCLIP and OpenAI, and what the model computes."""
 
+import json
 from functools import cache
 from hashlib import sha256
 
@@ -48,6 +49,7 @@ OUTPUTS = {
     "logits": ["logits"],
 }
 HEAD = "visual_projection.weight"
+CLIP = {"model_type": "clip"}
 OPEN = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
 # Three texts: with padding after the end, ended twice, with the end at the end.
 TEXTS = [[59, 5, 17, 60, 1, 1], [59, 60, 42, 8, 60, 3], [59, 4, 30, 2, 11, 60]]
@@ -134,6 +136,18 @@ def test_computes_what_open_clip_does(case):
     vision, text = clip.read(fixture["config"])
     highest = text.model_copy(update={"eos_token_id": 2})
     assert clip.read(open_clip.as_hub(opened.config)) == (vision, highest)
+
+
+def test_a_folder_of_open_clip_opens_and_comes_back(tmp_path):
+    fixture = stored("open_clip")["vit"]
+    state = {n: torch.from_numpy(x) for n, x in weights(fixture).items()}
+    torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
+    config = {"model_cfg": fixture["arguments"], "preprocess_cfg": {"mean": [0.5] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    opened = checkpoint.load(tmp_path / "open_clip_pytorch_model.bin")
+    assert checkpoint.build(opened).vision.patch.image_shape == (16, 16, 3)
+    back = checkpoint.to_torch(checkpoint.to_flax(opened), opened).tensors
+    assert all(np.array_equal(back[name], x.numpy()) for name, x in state.items())
 
 
 def test_is_what_flax_models_of_transformers_have_and_compute():
@@ -223,10 +237,11 @@ def test_wrong_tensors_are_refused(change, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"text_config": {"hidden_sizes": 3}}, "text_config.hidden_size'"),
-        ({"vision_config": {"hidden_act": "mish"}}, "quick_gelu"),
-        ({"vision_config": {"is_decoder": True}}, "is_decoder"),
-        ({"projection_dims": 3}, "projection_dim'"),
+        (CLIP | {"text_config": {"hidden_sizes": 3}}, "text_config.hidden_size'"),
+        (CLIP | {"vision_config": {"hidden_act": "mish"}}, "quick_gelu"),
+        (CLIP | {"vision_config": {"is_decoder": True}}, "is_decoder"),
+        (CLIP | {"projection_dims": 3}, "projection_dim'"),
+        ({}, "model_type"),
         ({"model_cfg": OPEN | {"init_logit_bias": -10}}, "init_logit_bias"),
         ({"model_cfg": OPEN | {"vision_cfg": {"no_ln_pre": True}}}, "no_ln_pre"),
         ({"model_cfg": OPEN | {"text_cfg": {"pool_type": "eos"}}}, "eos_id"),
