@@ -9,6 +9,9 @@ WEIGHTS = frozenset(
     ".bin .ckpt .gguf .h5 .mlmodel .msgpack .npz .onnx .ot .pkl .pt .pth .safetensors"
     " .tflite".split()
 )
+_OF_ORBAX = frozenset(
+    "_METADATA _CHECKPOINT_METADATA _sharding manifest.ocdbt array_metadatas".split()
+)
 
 
 def companions(folder: Path) -> list[Path]:
@@ -35,15 +38,17 @@ def copy_files(folder: Path, files: list[Path], to: Path) -> list[Path]:
 
 def is_weights(path: Path) -> bool:
     """Whether a file, by its name, has weights or says where they are."""
-    return path.suffix in WEIGHTS or path.name.endswith(".index.json")
+    listed = path.name.endswith(".index.json") or path.name in _OF_ORBAX
+    return listed or path.suffix in WEIGHTS
 
 
 def _kept(folder: Path) -> Iterator[Path]:
+    is_of_orbax = (folder / "_METADATA").is_file()
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            if not any(is_weights(p) for p in path.rglob("*")):
+            if not is_of_orbax and not any(is_weights(p) for p in path.rglob("*")):
                 yield from _kept(path)
         elif not is_weights(path):
             yield path

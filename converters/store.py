@@ -17,7 +17,9 @@ from mda_jax.converters.formats import (
     write_folder,
     write_msgpack,
     write_npz,
+    write_orbax,
     write_outlined,
+    write_pytorch,
 )
 from mda_jax.converters.formats.folder import (
     check_absent,
@@ -34,6 +36,10 @@ WRITERS: dict[str, Callable[[Path, Named], None]] = {
         folder / "flax_model.msgpack", tensors
     ),
     "npz": lambda folder, tensors: write_npz(folder / "model.npz", tensors),
+    "orbax": lambda folder, tensors: write_orbax(folder / "params", tensors),
+    "pytorch": lambda folder, tensors: write_pytorch(
+        folder / "pytorch_model.bin", tensors
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from mda_jax.converters.formats.outlines import (
     outline as outline,
     write_outlined as write_outlined,
 )
+from mda_jax.converters.formats.placement import place as place
 from mda_jax.converters.formats.pytorch import write_pytorch as write_pytorch
 from mda_jax.converters.formats.shards import header_text as header_text
 from mda_jax.converters.formats.tensors import (

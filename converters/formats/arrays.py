@@ -1,12 +1,23 @@
 """Arrays on their way into a file."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mda_jax.converters.formats.dtypes import Spec
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """Tensors by name of which a part can be read alone."""
+
+    def spec(self, name: str) -> Spec:
+        """Shape and element type of one tensor."""
+
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """Part of one tensor: a slice for each axis, or for the first ones."""
 
 
 def spec_of(array: ArrayLike) -> Spec:

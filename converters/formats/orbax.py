@@ -7,7 +7,7 @@ their own or together in one database, which TensorStore opens either way.
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +22,8 @@ from mda_jax.converters.formats.files import new_folder
 
 METADATA = "_METADATA"
 LARGEST_METADATA = 1 << 27  # bytes
-CHUNK = 1 << 24  # bytes that are read or written at once
+DENSEST = 1000  # bytes of arrays for each byte of files, beyond the first gibibyte
+CHUNK = 1 << 22  # bytes that are read or written at once
 
 _ARRAYS = ("jax.Array", "np.ndarray")  # kinds of values; others are plain
 _HANDLER = (
@@ -37,6 +38,8 @@ class Leaf:
     def __init__(self, folder: Path, store: Any):
         self._folder, self._store = folder, store
         self.spec = Spec(tuple(store.shape), store.dtype.numpy_dtype)
+        chunk = store.chunk_layout.read_chunk.shape or (1,)
+        self._rows = max(1, chunk[0])
 
     def part(self, index: tuple[slice, ...]) -> np.ndarray:
         """A part of the array; only the chunks that hold it are read."""
@@ -47,13 +50,17 @@ class Leaf:
 
     def read(self, start: int, out: np.ndarray) -> None:
         """Fill an array with the entries from a byte on, laid out flat."""
-        first, shape = start // out.dtype.itemsize, self.spec.shape
-        if not out.size:
-            return
-        width = math.prod(shape[1:])  # of a row, in entries
-        rows = slice(first // width, -(-(first + out.size) // width))
-        held = self.part((rows,) if shape else ()).reshape(-1)
-        out[...] = held[first - rows.start * width :][: out.size]
+        shape = self.spec.shape or (1,)
+        width = max(1, math.prod(shape[1:]))  # of a row, in entries
+        step = self._rows * width
+        first = start // out.dtype.itemsize
+        while out.size:
+            stop = min(first - first % step + step, first + out.size)
+            rows = slice(first // width, -(-stop // width))
+            held = self.part((rows,)[: len(self.spec.shape)]).reshape(-1)
+            begin = first - rows.start * width
+            out[: stop - first] = held[begin : begin + stop - first]
+            first, out = stop, out[stop - first :]
 
     def mapped(self, start: int, size: int, dtype: np.dtype) -> np.ndarray:
         """So many entries from a byte on, in memory of their own."""
@@ -121,6 +128,7 @@ def leaves(folder: Path) -> dict[str, Leaf]:
         if name in found:
             _fail(folder, f"two arrays {name[:80]!a}", "names that differ")
         found[name] = _checked(folder, name, future)
+    _check_density(folder, found.values())
     return found
 
 
@@ -179,22 +187,25 @@ def _store(place: Path, name: str, array: np.ndarray) -> None:
             f" {', '.join(map(str, CODES))}, each name once with dots for slashes."
             " Cast or rename it."
         )
-    rows = (
-        max(1, CHUNK * len(array) // spec.nbytes) if spec.nbytes and spec.shape else 1
-    )
-    chunk = [min(rows, *spec.shape[:1]), *spec.shape[1:]] if spec.shape else []
+    count, *inner = spec.shape or (1,)
+    rows = max(1, min(count, CHUNK * count // max(1, spec.nbytes)))
+    chunk = (rows, *(max(1, n) for n in inner))
     opened = tensorstore.open(
         {
             "driver": "zarr",
             "kvstore": {"driver": "file", "path": os.fspath(place)},
+            "metadata": {"compressor": {"id": "zstd", "level": 1}},
             "store_data_equal_to_fill_value": True,
         },
         create=True,
         dtype=tensorstore.dtype(spec.dtype),
         shape=spec.shape,
-        chunk_layout=tensorstore.ChunkLayout(chunk_shape=[max(1, n) for n in chunk]),
+        chunk_layout=tensorstore.ChunkLayout(chunk_shape=chunk[: array.ndim]),
     )
-    opened.result().write(array).result()
+    store = opened.result()
+    for first in range(0, count, rows):
+        part = (slice(first, min(first + rows, count)),)[: array.ndim]
+        store[part].write(array[part]).result()
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -264,6 +275,14 @@ def _checked(folder: Path, name: str, future: Any) -> Leaf:
         types = ", ".join(map(str, CODES))
         _fail(folder, f"{name[:80]!a} of type {store.dtype.name}", f"one of {types}")
     return Leaf(folder, store)
+
+
+def _check_density(folder: Path, arrays: Iterable[Leaf]) -> None:
+    """Refuse arrays that would take far more memory than their files."""
+    size = sum(leaf.spec.nbytes for leaf in arrays)
+    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if size > DENSEST * max(held, 1 << 20):
+        _fail(folder, f"{size} bytes in {held}", f"at most {DENSEST} times as many")
 
 
 def _short(value: object) -> str:

@@ -40,7 +40,7 @@ def convert(
         Target,
         typer.Option(
             help="torch: model.safetensors, or the files that SRC was made from; flax:"
-            " flax_model.msgpack; orbax: a checkpoint of Orbax."
+            " flax_model.msgpack; orbax: the folder params."
         ),
     ],
     dialect: Annotated[
