@@ -91,20 +91,34 @@ def _open_clip_layers(before: str, tower: str) -> tuple[Part, ...]:
 
 
 def open_clip_text(before: str) -> tuple[Part, ...]:
-    """All but the tower of images as OpenAI and OpenCLIP name it.
-
-    Args:
-      before: the names of the tower of texts.
-    """
+    """A tower of texts as OpenAI and OpenCLIP name it, `before` each name."""
     return (
         embed(f"{before}token_embedding", "text/token_embedding"),
         param(f"{before}positional_embedding", "text/position_embedding/embedding"),
         *_open_clip_layers(before, "text"),
         norm(f"{before}ln_final", "text/norm"),
-        matrix_io(f"{before}text_projection", "text/projection"),
         buffer(f"{before}attn_mask"),
-        param("logit_scale", "logit_scale"),
-        buffer("{a:input_resolution|context_length|vocab_size}"),
+    )
+
+
+def open_clip(name: str, text: str, vision: tuple[Part, ...]) -> Dialect:
+    """A dialect of OpenAI and OpenCLIP.
+
+    Args:
+      name: of the dialect.
+      text: before the names of the tower of texts.
+      vision: the tower of images.
+    """
+    return Dialect(
+        name,
+        TORCH,
+        (
+            *vision,
+            *open_clip_text(text),
+            matrix_io(f"{text}text_projection", "text/projection"),
+            param("logit_scale", "logit_scale"),
+            buffer("{a:input_resolution|context_length|vocab_size}"),
+        ),
     )
 
 
@@ -117,10 +131,8 @@ _OPEN_CLIP_VISION = (
     norm("visual.ln_post", "vision/norm"),
     matrix_io("visual.proj", "vision/projection"),
 )
-OPEN_CLIP = Dialect("open_clip", TORCH, (*_OPEN_CLIP_VISION, *open_clip_text("")))
-CUSTOM_TEXT = Dialect(
-    "open_clip_custom_text", TORCH, (*_OPEN_CLIP_VISION, *open_clip_text("text."))
-)
+OPEN_CLIP = open_clip("open_clip", "", _OPEN_CLIP_VISION)
+CUSTOM_TEXT = open_clip("open_clip_custom_text", "text.", _OPEN_CLIP_VISION)
 
 FAMILY = Family(
     "clip",

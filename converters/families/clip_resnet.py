@@ -1,15 +1,7 @@
 """CLIP with a ResNet for images: files of OpenAI and OpenCLIP."""
 
-from mda_jax.converters.dialects import (
-    TORCH,
-    Dialect,
-    Family,
-    batch_norm,
-    conv,
-    linear,
-    param,
-)
-from mda_jax.converters.families.clip import open_clip_text
+from mda_jax.converters.dialects import Family, batch_norm, conv, linear, param
+from mda_jax.converters.families.clip import open_clip
 
 
 _LAYER = "visual.layer{s:1|2|3|4}.{l}", "vision/stages/{s:0|1|2|3}/{l}"
@@ -29,9 +21,7 @@ _VISION = (
         "vision/attention/{a:query|key|value|out}",
     ),
 )
-OPEN_CLIP = Dialect("open_clip", TORCH, (*_VISION, *open_clip_text("")))
-CUSTOM_TEXT = Dialect(
-    "open_clip_custom_text", TORCH, (*_VISION, *open_clip_text("text."))
-)
+OPEN_CLIP = open_clip("open_clip", "", _VISION)
+CUSTOM_TEXT = open_clip("open_clip_custom_text", "text.", _VISION)
 
 FAMILY = Family("clip_resnet", (), (OPEN_CLIP, CUSTOM_TEXT))

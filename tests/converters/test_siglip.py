@@ -104,6 +104,70 @@ def test_computes_what_torch_does(case):
         assert_says(said(model, *arrays), torch_model(case)(**given), OUTPUTS)
 
 
+TIMM = {  # of OpenCLIP's names, in the order of these replacements
+    "vision_model.embeddings.patch_embedding": "visual.trunk.patch_embed.proj",
+    "vision_model.embeddings.position_embedding.weight": "visual.trunk.pos_embed",
+    "vision_model.head.attention.out_proj": "visual.trunk.attn_pool.proj",
+    "vision_model.head.layernorm": "visual.trunk.attn_pool.norm",
+    "vision_model.head.probe": "visual.trunk.attn_pool.latent",
+    "vision_model.head.": "visual.trunk.attn_pool.",
+    "vision_model.post_layernorm": "visual.trunk.norm",
+    "vision_model.encoder.layers": "visual.trunk.blocks",
+    "self_attn.out_proj": "attn.out_proj",
+    "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
+    "text_model.embeddings.": "text.",
+    "text_model.final_layer_norm": "text.ln_final",
+    "text_model.head": "text.text_projection",
+    "text_model.encoder.layers": "text.transformer.resblocks",
+}
+ENDS = {
+    "visual": {"layer_norm": "norm", "attn.out_proj": "attn.proj"},
+    "text": {"layer_norm": "ln_", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"},
+}
+
+
+def as_open_clip(state):
+    """The tensors of a SigLIP of transformers as OpenCLIP and timm have them."""
+    found = {}
+    for name, x in state.items():
+        if "self_attn.k" in name or "self_attn.v" in name:
+            continue
+        if "self_attn.q" in name:
+            parts = [state[name.replace("q_proj", f"{a}_proj")] for a in "qkv"]
+            x = np.concatenate(parts)
+        for old, new in TIMM.items():
+            name = name.replace(old, new)
+        for old, new in ENDS.get(name.split(".")[0], {}).items():
+            name = name.replace(old, new)
+        kind = name.split(".")[-1]
+        if "self_attn.q" in name:
+            end = f".qkv.{kind}" if name.startswith("visual") else f".in_proj_{kind}"
+            name = f"{name.split('.self_attn')[0]}.attn{end}"
+        if "attn_pool.attention" in name:
+            before, kind = name.split("attention.in_proj_")
+            query = len(x) // 3
+            found |= {f"{before}q.{kind}": x[:query], f"{before}kv.{kind}": x[query:]}
+        else:
+            extra = name == "visual.trunk.pos_embed"
+            found[name] = x[None] if extra else x[0] if name[:5] == "logit" else x
+    return found
+
+
+def test_is_what_open_clip_has():
+    """As it has the ViT-B-16-SigLIP; both become the same leaves."""
+    state, config = state_of("siglip"), config_of("siglip")
+    theirs = as_open_clip(state)
+    opened = in_memory(theirs, config)
+    assert (opened.family, opened.dialect) == ("siglip", "open_clip")
+    assert theirs["logit_scale"].shape == ()
+    hub = checkpoint.in_dialect(opened, "hub").tensors
+    assert {n: hub[n].tobytes() for n in hub} == {
+        n: x.tobytes() for n, x in state.items()
+    }
+    assert all(hub[name].shape == x.shape for name, x in state.items())
+    assert_every_bit_comes_back(opened)
+
+
 class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x):
