@@ -159,11 +159,6 @@ class LayerNorm(nnx.Module):
         return (y * scale + bias).astype(x.dtype)
 
 
-def layer_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer normalisation, exact also where the mean is large."""
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
-
-
 def dense_if_stored(
     leaves: Mapping[str, tuple[int, ...]], name: str, width: int, rngs: nnx.Rngs
 ) -> nnx.Linear | None:
