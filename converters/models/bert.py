@@ -1,6 +1,7 @@
 """BERT and MiniLM encoders, after Devlin et al., arXiv 1810.04805."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -115,7 +116,10 @@ class MaskedLanguageHead(nnx.Module):
         width = config.hidden_size
         self.dense = nnx.Linear(width, width, rngs=rngs)
         self.norm = LayerNorm(width, config.layer_norm_eps)
-        self.decoder = dense_if_stored(leaves, "mlm/decoder", width, rngs)
+        biased = "mlm/decoder/bias" in leaves
+        self.decoder = dense_if_stored(
+            leaves, "mlm/decoder", width, rngs, use_bias=biased
+        )
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
         self.activation = config.hidden_act
 
@@ -146,9 +150,7 @@ class Bert(nnx.Module):
     def __init__(
         self, config: Config, leaves: Mapping[str, tuple[int, ...]], rngs: nnx.Rngs
     ):
-        def dense(name: str) -> nnx.Linear | None:
-            return dense_if_stored(leaves, name, config.hidden_size, rngs)
-
+        dense = partial(dense_if_stored, leaves, width=config.hidden_size, rngs=rngs)
         self.embeddings = Embeddings(config, rngs)
         layers = range(config.num_hidden_layers)
         self.layers = nnx.List([Layer(config, rngs) for _ in layers])

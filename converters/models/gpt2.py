@@ -1,6 +1,7 @@
 """GPT-2, Radford et al., "Language models are unsupervised multitask learners"."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -105,14 +106,14 @@ class Gpt2(nnx.Module):
     def __init__(
         self, config: Config, leaves: Mapping[str, tuple[int, ...]], rngs: nnx.Rngs
     ):
-        def dense(name: str) -> nnx.Linear | None:
-            return dense_if_stored(leaves, name, config.n_embd, rngs)
+        dense = partial(dense_if_stored, leaves, width=config.n_embd, rngs=rngs)
 
         self.embeddings = Embeddings(config, rngs)
         layers = range(config.n_layer)
         self.layers = nnx.List([Layer(config, number, rngs) for number in layers])
         self.norm = LayerNorm(config.n_embd, config.layer_norm_epsilon)
-        self.lm_head, self.score = dense("lm_head"), dense("score")
+        self.lm_head = dense("lm_head", use_bias=False)
+        self.score = dense("score", use_bias=False)
         self.classifier, self.span = dense("classifier"), dense("span")
         self.ends, self.padding = config.ends, config.pad_token_id
 

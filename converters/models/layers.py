@@ -160,7 +160,12 @@ class LayerNorm(nnx.Module):
 
 
 def dense_if_stored(
-    leaves: Mapping[str, tuple[int, ...]], name: str, width: int, rngs: nnx.Rngs
+    leaves: Mapping[str, tuple[int, ...]],
+    name: str,
+    width: int,
+    rngs: nnx.Rngs,
+    *,
+    use_bias: bool = True,
 ) -> nnx.Linear | None:
     """A dense layer as wide as in the checkpoint, or None where it has none.
 
@@ -169,11 +174,12 @@ def dense_if_stored(
       name: of the layer.
       width: of its input.
       rngs: for the first weights.
+      use_bias: whether it has a bias, which must be there then.
     """
     shape = leaves.get(f"{name}/kernel")
     if shape is None:
         return None
-    return nnx.Linear(width, shape[-1], use_bias=f"{name}/bias" in leaves, rngs=rngs)
+    return nnx.Linear(width, shape[-1], use_bias=use_bias, rngs=rngs)
 
 
 def embed(entries: int, width: int, rngs: nnx.Rngs) -> nnx.Embed:

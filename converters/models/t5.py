@@ -271,7 +271,7 @@ class T5(nnx.Module):
         self.encoder = Stack(config, config.num_layers, rngs, causal=False)
         number = config.num_layers if layers is None else layers
         self.decoder = Stack(config, number, rngs, causal=True)
-        self.lm_head = dense_if_stored(leaves, "lm_head", width, rngs)
+        self.lm_head = dense_if_stored(leaves, "lm_head", width, rngs, use_bias=False)
         self.scale = width**-0.5 if config.scales_outputs else 1.0
         self.ends = end_tokens(config.eos_token_id)
         self.padding = config.pad_token_id or 0

@@ -3,13 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from torch_models import CASES, saved
+from torch_models import saved
 
 import mda_jax as mda
 from mda_jax import converters
-from mda_jax.converters.checkpoint import in_dialect, with_tree
+from mda_jax.converters.checkpoint import with_tree
 from mda_jax.converters.naming import family_of
-from mda_jax.trees import layouts
 
 
 LAYOUTS = "nnx", "scanned", "head_split", "hf_flax", "fused"
@@ -58,7 +57,9 @@ def check(case, layout, method, folders):
         converters.to_flax(with_tree(source, x, source.dialect), layout)
         for x in (base, *others)
     ]
-    after = converters.to_torch(merged(trees[0], trees[1:], method), source, layout=layout)
+    after = converters.to_torch(
+        merged(trees[0], trees[1:], method), source, layout=layout
+    )
     assert set(after.tensors) == set(first)
     for name, want in first.items():
         np.testing.assert_allclose(after.tensors[name], want, **BATCHED, err_msg=name)
