@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from mda_jax.converters.rules import Rule, expanded
@@ -17,6 +18,7 @@ from mda_jax.converters.transforms import (
     STACK,
     UNSTACK,
     Size,
+    Split,
     Transform,
     fold,
     permute,
@@ -188,9 +190,8 @@ class Dialect:
         """
         for before, parts in ((prefix, self.backbone), ("", self.heads)):
             for part in parts:
-                for rule in _rules(part, self.flavour):
-                    outer = tuple(before + template for template in rule.outer)
-                    yield Rule(outer, rule.inner, rule.transform.bind(sizes or {}))
+                for rule in _rules(part, self.flavour, before):
+                    yield rule._replace(transform=rule.transform.bind(sizes or {}))
 
     def tied(self, prefix: str) -> list[tuple[str, ...]]:
         """The names that are one tensor by design."""
@@ -226,7 +227,9 @@ class Family:
     def dialects(self) -> tuple[Dialect, ...]:
         """All, with the layouts of our own leaves."""
         hub = self.stored[0]
-        return *self.stored, nnx(hub), scanned(hub), head_split(hub)
+        ours = nnx(hub), scanned(hub), head_split(hub)
+        together = (fused(each) for each in self.stored if _fused_rules(each))
+        return *self.stored, *ours, *islice(together, 1)
 
 
 def nnx(dialect: Dialect) -> Dialect:
@@ -242,6 +245,39 @@ def scanned(dialect: Dialect) -> Dialect:
 def head_split(dialect: Dialect) -> Dialect:
     """Our own leaves with an axis of heads, as `nnx.MultiHeadAttention` has them."""
     return Dialect("head_split", LINEN, tuple(map(_head_split, _leaves(dialect))))
+
+
+def fused(dialect: Dialect) -> Dialect:
+    """Our own leaves, but those together that a dialect of PyTorch has together.
+
+    What merges matrices by their singular values gives other results for three
+    projections than for one matrix of the three.
+    """
+    together = _fused_rules(dialect)
+    apart = set(_leaves(dialect)).difference(*(rule.inner for rule in together))
+    alone = tuple(Rule((leaf,), (leaf,)) for leaf in sorted(apart))
+    return Dialect("fused", LINEN, together + alone)
+
+
+def _fused_rules(dialect: Dialect) -> tuple[Rule, ...]:
+    """Rules for the leaves that a dialect has together, under their names joined."""
+    rules = (each for rule in dialect.rules() for each in expanded(rule))
+    return tuple(
+        Rule((_joined(rule.inner),), rule.inner, Transform((op,)))
+        for rule in rules
+        for op in rule.transform.ops
+        if isinstance(op, Split)
+    )
+
+
+def _joined(leaves: tuple[str, ...]) -> str:
+    """One name for several.
+
+    >>> _joined(("mlp/gate/kernel", "mlp/up/kernel"))
+    'mlp/gate_up/kernel'
+    """
+    *before, _, last = leaves[0].split("/")
+    return "/".join([*before, "_".join(leaf.split("/")[-2] for leaf in leaves), last])
 
 
 def _leaves(dialect: Dialect) -> list[str]:
@@ -271,12 +307,12 @@ def _head_split(leaf: str) -> Rule:
     return Rule((leaf,), (leaf,), fold(axis, f"{tower}{few}heads", -1))
 
 
-def _rules(part: Part | Rule, flavour: Flavour) -> Iterator[Rule]:
+def _rules(part: Part | Rule, flavour: Flavour, before: str) -> Iterator[Rule]:
     if isinstance(part, Rule):
-        yield part
+        yield part._replace(outer=tuple(before + name for name in part.outer))
         return
     for leaf in flavour.kinds[part.kind]:
-        outer = leaf.outer.replace("*", part.outer)
+        outer = leaf.outer.replace("*", before + part.outer)
         named = leaf.inner
         if named is None:
             yield Rule((outer,), ())

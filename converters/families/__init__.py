@@ -4,6 +4,7 @@ from mda_jax.converters.dialects import Family
 from mda_jax.converters.families import (
     bert,
     clip,
+    clip_resnet,
     convnext,
     dinov2,
     distilbert,
@@ -21,7 +22,8 @@ from mda_jax.converters.families import (
 )
 
 
-# Gemma 2 and Qwen 3 have all the names of Llama and more: they come after it.
+# Some have all the names of another and more, and come after it: Gemma 2 and Qwen 3
+# after Llama, DINOv2 after ViT.
 FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
     distilbert.FAMILY,
@@ -34,6 +36,7 @@ FAMILIES: tuple[Family, ...] = (
     mixtral.FAMILY,
     qwen3_moe.FAMILY,
     clip.FAMILY,
+    clip_resnet.FAMILY,
     siglip.FAMILY,
     vit.FAMILY,
     dinov2.FAMILY,

@@ -12,9 +12,9 @@ from mda_jax.converters.models import open_clip
 from mda_jax.converters.models.config import HubConfig
 from mda_jax.converters.models.layers import Activation, LayerNorm
 from mda_jax.converters.models.towers import (
-    Images,
     ImageTowerConfig,
     Model,
+    PatchTower,
     Text,
     TextTowerConfig,
     assembled,
@@ -62,7 +62,7 @@ class TextConfig(TextTowerConfig):
 class Config(HubConfig):
     """Fields of `config.json` of a model of both."""
 
-    model_type: Literal["clip"] = "clip"
+    model_type: Literal["clip"]
     projection_dim: int = 512
     vision_config: VisionConfig = VisionConfig()
     text_config: TextConfig = TextConfig()
@@ -107,7 +107,7 @@ def read(
     )
 
 
-class Vision(Images):
+class Vision(PatchTower):
     """The tower of images; a token of its own stands for the image."""
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs, *, project: bool):
@@ -198,9 +198,11 @@ def build(
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
     """Random inputs: two images, three texts, or both."""
-    return random_inputs(*read(config), config, key)
+    vision, text = read(config)
+    return random_inputs(vision and vision.image_shape, text, config, key)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Numbers of heads."""
-    return head_counts(*read(config))
+    vision, text = (tower and tower.num_attention_heads for tower in read(config))
+    return head_counts(vision, text)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,11 +11,11 @@ from jaxtyping import Array, Float
 
 from mda_jax.converters.models import timm
 from mda_jax.converters.models.config import HubConfig, pair
-from mda_jax.converters.models.layers import ACTIVATIONS, Mlp
+from mda_jax.converters.models.layers import ACTIVATIONS, Activation, LayerNorm, Mlp
 
 
 class Config(HubConfig):
-    """Fields of `config.json`; the epsilon is of the last norm, others have 1e-6."""
+    """Fields of `config.json`; the epsilon is that of the last norm."""
 
     model_type: Literal["convnext", "convnextv2"] = "convnext"
     num_channels: int = 3
@@ -24,7 +23,7 @@ class Config(HubConfig):
     num_stages: int = 4
     hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (3, 3, 9, 3)
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: float = 1e-12
     image_size: int | tuple[int, int] = 224
 
@@ -39,7 +38,7 @@ class Config(HubConfig):
         return ("stem", *(f"stage{s + 1}" for s in range(self.num_stages)))
 
 
-_norm = partial(nnx.LayerNorm, epsilon=1e-6)
+_EPS = 1e-6  # of all norms but the last
 
 
 class ResponseNorm(nnx.Module):
@@ -78,7 +77,7 @@ class Layer(nnx.Module):
         self.conv = nnx.Conv(
             width, width, (7, 7), padding=3, feature_group_count=width, rngs=rngs
         )
-        self.norm = _norm(width, rngs=rngs)
+        self.norm = LayerNorm(width, _EPS)
         mlp = NormedMlp if config.model_type == "convnextv2" else Mlp
         self.mlp = mlp(width, 4 * width, config.hidden_act, rngs)
         self.scaled = scaled
@@ -98,9 +97,9 @@ class Stem(nnx.Module):
         self, channels: int, width: int, patch: tuple[int, int], rngs: nnx.Rngs
     ):
         self.conv = _patches(channels, width, patch, rngs)
-        self.norm = _norm(width, rngs=rngs)
+        self.norm = LayerNorm(width, _EPS)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b width"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Make an image of the patches."""
         return self.norm(self.conv(x))
 
@@ -109,10 +108,10 @@ class Downsample(nnx.Module):
     """One pixel of every four."""
 
     def __init__(self, given: int, width: int, rngs: nnx.Rngs):
-        self.norm = _norm(given, rngs=rngs)
+        self.norm = LayerNorm(given, _EPS)
         self.conv = _patches(given, width, (2, 2), rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b width"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Normalise and merge."""
         return self.conv(self.norm(x))
 
@@ -136,7 +135,7 @@ class Stage(nnx.Module):
             [Layer(config, width, rngs, scaled=scaled) for _ in layers]
         )
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b width"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Transform the image."""
         x = self.downsample(x) if "downsample" in vars(self) else x
         for layer in self.layers:
@@ -158,16 +157,14 @@ class ConvNext(nnx.Module):
         stages = range(config.num_stages)
         self.stages = nnx.List([Stage(config, s, leaves, rngs) for s in stages])
         norms = {
-            name: _norm(width, rngs=rngs)
+            name: LayerNorm(width, _EPS)
             for name, width in zip(config.features, (widths[0], *widths), strict=True)
             if f"feature_norms/{name}/scale" in leaves
         }
         if norms:
             self.feature_norms = nnx.Dict(norms)
         else:
-            self.norm = nnx.LayerNorm(
-                widths[-1], epsilon=config.layer_norm_eps, rngs=rngs
-            )
+            self.norm = LayerNorm(widths[-1], config.layer_norm_eps)
         if "classifier/kernel" in leaves:
             classes = leaves["classifier/kernel"][1]
             self.classifier = nnx.Linear(widths[-1], classes, rngs=rngs)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,10 @@ from jaxtyping import Array, Float
 
 from mda_jax.converters.models import timm
 from mda_jax.converters.models.config import HubConfig
-from mda_jax.converters.models.layers import ACTIVATIONS
+from mda_jax.converters.models.layers import ACTIVATIONS, Activation
+
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 
 class Config(HubConfig):
@@ -23,7 +26,7 @@ class Config(HubConfig):
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     depths: tuple[int, ...] = (3, 4, 6, 3)
     layer_type: Literal["basic", "bottleneck"] = "bottleneck"
-    hidden_act: str = "relu"
+    hidden_act: Activation = "relu"
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
 
@@ -45,7 +48,7 @@ class ConvNorm(nnx.Module):
             wide, use_running_average=True, momentum=0.9, rngs=rngs
         )
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Filter and normalise."""
         return self.norm(self.conv(x))
 
@@ -70,12 +73,13 @@ class Layer(nnx.Module):
             self.shortcut = ConvNorm(given, wide, 1, stride, rngs)
         self.activation = config.hidden_act
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n a b d"]:
         """Transform; between the convolutions the activation is always ReLU."""
         same = self.shortcut(x) if "shortcut" in vars(self) else x
-        for convolution in self.path[:-1]:
+        *first, last = self.path
+        for convolution in first:
             x = jax.nn.relu(convolution(x))
-        return ACTIVATIONS[self.activation](self.path[-1](x) + same)
+        return ACTIVATIONS[self.activation](last(x) + same)
 
 
 class ResNet(nnx.Module):
@@ -143,28 +147,27 @@ class ResNet(nnx.Module):
 
 
 def recalibrated(
-    model: ResNet, batches: Iterable[Float[Array, "n height width channels"]]
-) -> ResNet:
-    """The model with its batch statistics averaged over new batches.
+    model: Model, batches: Iterable[Float[Array, "n height width channels"]]
+) -> Model:
+    """A model with its batch statistics averaged over new batches.
 
-    The statistics of a merged model are those of no data; a few hundred images without
-    labels give it its own.
+    Merged statistics are those of no data; a few hundred images without labels give a
+    merged model its own.
 
     Args:
-      model: it is not changed.
+      model: with batch normalisation; it is not changed.
       batches: of images; at least one.
 
     Returns:
       A copy.
     """
-
     measuring, averaged = nnx.clone(model), nnx.clone(model)
     measuring.train(momentum=0.0)
-    graph, stats, rest = nnx.split(measuring, nnx.BatchStat, ...)
+    graph, stats, *rest = nnx.split(measuring, nnx.BatchStat, ...)
 
     @jax.jit
-    def seen(images: Array) -> nnx.State:
-        model = nnx.merge(graph, stats, rest)
+    def seen(images: Array) -> Any:
+        model = nnx.merge(graph, stats, *rest)
         model(images)
         return nnx.state(model, nnx.BatchStat)
 
@@ -221,8 +224,8 @@ def _seen(leaves: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
     """Random inputs: two images of 224 pixels."""
-    channels = config.get("num_channels", 3)
-    return (jax.random.normal(key, (2, 224, 224, channels)),)
+    read = Config.read(timm.stated(config, _ARCHITECTURES))
+    return (jax.random.normal(key, (2, 224, 224, read.num_channels)),)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:

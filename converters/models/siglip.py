@@ -16,9 +16,9 @@ from mda_jax.converters.models.layers import (
     attend,
 )
 from mda_jax.converters.models.towers import (
-    Images,
     ImageTowerConfig,
     Model,
+    PatchTower,
     Text,
     TextTowerConfig,
     assembled,
@@ -57,7 +57,7 @@ class TextConfig(TextTowerConfig):
 class Config(HubConfig):
     """Fields of `config.json` of a model of both."""
 
-    model_type: Literal["siglip"] = "siglip"
+    model_type: Literal["siglip"]
     vision_config: VisionConfig = VisionConfig()
     text_config: TextConfig = TextConfig()
 
@@ -100,7 +100,7 @@ class Head(nnx.Module):
         return pooled + self.mlp(self.norm(pooled))
 
 
-class Vision(Images):
+class Vision(PatchTower):
     """The tower of images; without a head it says hidden states alone."""
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
@@ -155,9 +155,11 @@ def _projection(config: TextConfig, rngs: nnx.Rngs) -> nnx.Linear:
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
     """Random inputs: two images, three texts, or both."""
-    return random_inputs(*read(config), config, key)
+    vision, text = read(config)
+    return random_inputs(vision and vision.image_shape, text, config, key)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Numbers of heads."""
-    return head_counts(*read(config))
+    vision, text = (tower and tower.num_attention_heads for tower in read(config))
+    return head_counts(vision, text)

@@ -58,19 +58,19 @@ def read(content: Mapping[str, Any], known: re.Pattern[str]) -> Config:
 
 
 def stated(content: Mapping[str, Any], known: re.Pattern[str]) -> dict[str, Any]:
-    """What a config without `model_type` says about numbers.
+    """The numbers that a config states.
 
     Args:
-      content: of timm, which says nothing, or fields written by hand.
+      content: of transformers or written by hand; or of timm, which states none.
       known: as for `read`.
 
     Raises:
       ConversionError: the same.
     """
-    if "architecture" in content:
-        read(content, known)
-        return {}
-    return dict(content)
+    if "architecture" not in content:
+        return dict(content)
+    read(content, known)
+    return {}
 
 
 def shape(leaves: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:

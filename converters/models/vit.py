@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -15,7 +14,14 @@ from jaxtyping import Array, Float
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.models import timm
 from mda_jax.converters.models.config import HubConfig, pair
-from mda_jax.converters.models.layers import ACTIVATIONS, Attention, GatedMlp, Mlp
+from mda_jax.converters.models.layers import (
+    ACTIVATIONS,
+    Activation,
+    Attention,
+    GatedMlp,
+    LayerNorm,
+    Mlp,
+)
 
 
 class VisionConfig(HubConfig):
@@ -25,7 +31,7 @@ class VisionConfig(HubConfig):
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: float = 1e-6
     image_size: int | tuple[int, int] = 224
     patch_size: int | tuple[int, int] = 16
@@ -34,7 +40,7 @@ class VisionConfig(HubConfig):
     use_swiglu_ffn: bool = False
     num_register_tokens: int = 0
     pooler_output_size: int | None = None
-    pooler_act: str = "tanh"
+    pooler_act: Activation = "tanh"
     global_pool: Literal["token", "avg"] | None = None
 
     @property
@@ -65,12 +71,16 @@ class Layer(nnx.Module):
     """Attention and MLP, each of the normalised tokens and added to them."""
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs, *, scaled: bool):
-        width, heads = config.hidden_size, config.num_attention_heads
-        norm = partial(nnx.LayerNorm, width, epsilon=config.layer_norm_eps, rngs=rngs)
-        self.attention_norm, self.mlp_norm = norm(), norm()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.attention_norm = LayerNorm(width, eps)
         self.attention = Attention(
-            width, heads, rngs, use_bias=config.qkv_bias, out_bias=True
+            width,
+            config.num_attention_heads,
+            rngs,
+            use_bias=config.qkv_bias,
+            out_bias=True,
         )
+        self.mlp_norm = LayerNorm(width, eps)
         if config.use_swiglu_ffn:
             self.gated_mlp = GatedMlp(width, config.mlp_width, "silu", rngs)
         else:
@@ -123,7 +133,7 @@ class Vit(nnx.Module):
         scaled = "layers/0/attention_scale" in leaves
         layers = range(config.num_hidden_layers)
         self.layers = nnx.List([Layer(config, rngs, scaled=scaled) for _ in layers])
-        norm = nnx.LayerNorm(width, epsilon=config.layer_norm_eps, rngs=rngs)
+        norm = LayerNorm(width, config.layer_norm_eps)
         if "pooled_norm/scale" in leaves:
             self.pooled_norm = norm
         else:
@@ -295,21 +305,21 @@ def described(
     Raises:
       ConversionError: the same.
     """
+    stated = _stated(config)
     if "model_type" in config:
-        return kind.read(config)
-    known = _stated(config)
-    return kind.read(_seen(leaves, known.get("image_size")) | known)
+        return kind.read(stated)
+    return kind.read(_seen(leaves, stated.get("image_size")) | stated)
 
 
 def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config by hand or of timm, with the number of heads."""
+    """The fields of a config, with the number of heads if it is of no transformers."""
     if "architecture" in config:
         read = timm.read(config, _ARCHITECTURES)
         return {
             "num_attention_heads": _heads(read.architecture),
             "global_pool": read.global_pool or None,
         }
-    if "num_attention_heads" not in config:
+    if not {"model_type", "num_attention_heads"} & set(config):
         raise ConversionError(
             "the weights of a vision transformer do not tell its number of heads; state"
             " 'num_attention_heads' in a config.json."
@@ -380,7 +390,7 @@ def images(
       config: as for `build`.
       key: of the random numbers.
     """
-    read = _read(kind, config)
+    read = kind.read(_stated(config))
     size = *pair(read.image_size), read.num_channels
     return (jax.random.normal(key, (2, *size)),)
 
@@ -397,9 +407,5 @@ def heads(kind: type[VisionConfig], config: Mapping[str, Any]) -> dict[str, int]
       kind: of the config.
       config: as for `build`.
     """
-    number = _read(kind, config).num_attention_heads
+    number = kind.read(_stated(config)).num_attention_heads
     return {"heads": number, "kv_heads": number}
-
-
-def _read(kind: type[VisionConfig], config: Mapping[str, Any]) -> VisionConfig:
-    return kind.read(config if "model_type" in config else _stated(config))

@@ -4,7 +4,13 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from mda_jax.converters.checkpoint import Checkpoint, Source, leaves, shapes
+from mda_jax.converters.checkpoint import (
+    Checkpoint,
+    Source,
+    leaves,
+    model_of,
+    shapes,
+)
 from mda_jax.converters.naming import recognise
 from mda_jax.converters.translate import Arrays, Translated
 
@@ -34,7 +40,8 @@ def assert_every_bit_comes_back(opened):
     found = {name: ours[name].shape for name in ours}
     assert shapes(opened.family, opened.config, found) == found
     assert found == {name: ours.spec(name).shape for name in ours}
-    rules = opened.naming.rules(ours.sizes)
+    sizes = model_of(opened.family).sizes(opened.config)
+    rules = opened.naming.rules({**sizes, **ours.sizes})
     back = Translated(ours, [rule.flipped() for rule in rules])
     assert {*back, *ours.left} == set(opened.tensors)
     for name in back:

@@ -1,5 +1,6 @@
 """CLIP: files of transformers, OpenCLIP and OpenAI, and what the model computes."""
 
+import json
 from functools import cache
 from hashlib import sha256
 
@@ -29,7 +30,6 @@ from mda_jax.converters.translate import flat
 
 DIALECTS = {
     "clip": HUB,
-    "clip_gelu": HUB,
     "clip_vision_projection": HUB,
     "clip_text_projection": HUB,
     "clip_vision": VISION,
@@ -49,6 +49,7 @@ OUTPUTS = {
     "logits": ["logits"],
 }
 HEAD = "visual_projection.weight"
+CLIP = {"model_type": "clip"}
 OPEN = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
 # Three texts: with padding after the end, ended twice, with the end at the end.
 TEXTS = [[59, 5, 17, 60, 1, 1], [59, 60, 42, 8, 60, 3], [59, 4, 30, 2, 11, 60]]
@@ -75,8 +76,9 @@ def config_of(case):
     return model.config.to_dict() | {"architectures": [type(model).__name__]}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("case", DIALECTS)
+@pytest.mark.parametrize(
+    ("case", "dtype"), [*((case, "bfloat16") for case in DIALECTS), ("clip", "float32")]
+)
 def test_every_bit_comes_back(case, dtype):
     sizes = {n: x.shape for n, x in torch_model(case).state_dict().items()}
     if case == "older":
@@ -126,17 +128,26 @@ def test_computes_what_open_clip_does(case):
     opened = in_memory(weights(fixture), {"model_cfg": fixture["arguments"]})
     pixels, tokens = inputs(fixture).values()
     images, tokens = jnp.asarray(pixels.transpose(0, 2, 3, 1)), jnp.asarray(tokens)
-    model = checkpoint.build(opened)
-    # As it is stored, the features of OpenCLIP are not of length one.
-    features = {
-        "image_features": model.vision.outputs(images)["features"],
-        "text_features": model.text.outputs(tokens)["features"],
-        "logits_per_image": model(images, tokens),
-    }
-    assert_says(features, fixture["outputs"], {name: [name] for name in features})
+    found = said(checkpoint.build(opened), images, tokens)
+    wanted = {name: np.asarray(x) for name, x in fixture["outputs"].items()}
+    for name in ("image_features", "text_features"):  # stored as they are projected
+        wanted[name] /= np.linalg.norm(wanted[name], axis=1, keepdims=True)
+    assert_says(found, wanted, {name: [name] for name in found})
     vision, text = clip.read(fixture["config"])
     highest = text.model_copy(update={"eos_token_id": 2})
     assert clip.read(open_clip.as_hub(opened.config)) == (vision, highest)
+
+
+def test_a_folder_of_open_clip_opens_and_comes_back(tmp_path):
+    fixture = stored("open_clip")["vit"]
+    state = {n: torch.from_numpy(x) for n, x in weights(fixture).items()}
+    torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
+    config = {"model_cfg": fixture["arguments"], "preprocess_cfg": {"mean": [0.5] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    opened = checkpoint.load(tmp_path / "open_clip_pytorch_model.bin")
+    assert checkpoint.build(opened).vision.patch.image_shape == (16, 16, 3)
+    back = checkpoint.to_torch(checkpoint.to_flax(opened), opened).tensors
+    assert all(np.array_equal(back[name], x.numpy()) for name, x in state.items())
 
 
 def test_is_what_flax_models_of_transformers_have_and_compute():
@@ -158,14 +169,16 @@ def test_is_what_flax_models_of_transformers_have_and_compute():
 def test_half_wide_weights_compute_in_their_own_type():
     state = {n: x.numpy() for n, x in torch_model("clip").state_dict().items()}
     half = {name: x.astype(ml_dtypes.bfloat16) for name, x in state.items()}
-    arrays = clip.example(config_of("clip"), jax.random.key(0))
-    found, exact = (
-        said(checkpoint.build(in_memory(s, config_of("clip"))), *arrays)
-        for s in (half, state)
-    )
+    model = checkpoint.build(in_memory(half, config_of("clip")))
+    pixels = image(2, 3, 16, 16)
+    arrays = jnp.asarray(pixels.transpose(0, 2, 3, 1)), jnp.asarray(TEXTS)
+    found = said(model, *arrays)
+    with torch.no_grad():
+        wanted = torch_model("clip")(torch.tensor(TEXTS), torch.from_numpy(pixels))
     # Rounding to 8 bits moves features of length one by a few 2^-8.
-    assert np.abs(found["image_features"] - exact["image_features"]).max() < 0.03
-    assert found["logits_per_image"].dtype == jnp.float32
+    assert abs(found["image_features"] - wanted["image_embeds"].numpy()).max() < 0.03
+    assert abs(found["text_features"] - wanted["text_embeds"].numpy()).max() < 0.03
+    assert model.text.token_embedding(arrays[1]).dtype == jnp.bfloat16
 
 
 def test_layouts_for_flax_come_back():
@@ -181,26 +194,26 @@ def test_layouts_for_flax_come_back():
 
 def test_merges_of_image_towers_are_those_of_open_clip_and_of_transformers():
     """Task arithmetic is entrywise: fused or transposed weights change nothing."""
-    fixture = stored("open_clip")["vit"]
-    names = [n for n in fixture["tensors"] if n.startswith("visual.")]
-    base = {name: weights(fixture)[name] for name in names}
+    fused = "visual.transformer.resblocks.0.attn.in_proj_weight"
+    names = [fused, "visual.conv1.weight", "visual.proj", "visual.ln_pre.bias"]
+    drawn = weights(stored("open_clip")["vit"])
+    base = {name: drawn[name] for name in names}
     rng = np.random.default_rng(1)
     experts = [
         {n: x + rng.normal(0, 0.1, x.shape).astype(x.dtype) for n, x in base.items()}
         for _ in range(2)
     ]
-    method, config = methods.task_arithmetic(0.4), {"model_cfg": fixture["arguments"]}
+    method, like = methods.task_arithmetic(0.4), in_memory(base, {})
     wanted = merge(base, experts, method)
+    assert not np.array_equal(wanted[fused], base[fused])
     for dialect in ("nnx", "hub"):
-        trees = [
-            dict(checkpoint.in_dialect(in_memory(m, config), dialect).tensors)
+        first, *others = (
+            dict(checkpoint.in_dialect(in_memory(m, {}), dialect).tensors)
             for m in (base, *experts)
-        ]
-        merged = merge(trees[0], trees[1:], method)
-        like = in_memory(base, config)
-        back = checkpoint.to_torch(merged, like, layout=dialect)
-        for name in base:
-            assert np.array_equal(back.tensors[name], wanted[name]), name
+        )
+        merged = merge(first, others, method)
+        back = checkpoint.to_torch(merged, like, layout=dialect).tensors
+        assert all(np.array_equal(back[name], wanted[name]) for name in base)
 
 
 @pytest.mark.parametrize(
@@ -224,10 +237,11 @@ def test_wrong_tensors_are_refused(change, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"text_config": {"hidden_sizes": 3}}, "text_config.hidden_size'"),
-        ({"vision_config": {"hidden_act": "mish"}}, "quick_gelu"),
-        ({"vision_config": {"is_decoder": True}}, "is_decoder"),
-        ({"projection_dims": 3}, "projection_dim'"),
+        (CLIP | {"text_config": {"hidden_sizes": 3}}, "text_config.hidden_size'"),
+        (CLIP | {"vision_config": {"hidden_act": "mish"}}, "quick_gelu"),
+        (CLIP | {"vision_config": {"is_decoder": True}}, "is_decoder"),
+        (CLIP | {"projection_dims": 3}, "projection_dim'"),
+        ({}, "model_type"),
         ({"model_cfg": OPEN | {"init_logit_bias": -10}}, "init_logit_bias"),
         ({"model_cfg": OPEN | {"vision_cfg": {"no_ln_pre": True}}}, "no_ln_pre"),
         ({"model_cfg": OPEN | {"text_cfg": {"pool_type": "eos"}}}, "eos_id"),
@@ -245,7 +259,7 @@ def test_wrong_inputs_are_refused():
     with pytest.raises(ValueError, match="Resize"):
         model(images[:, 1:], tokens)
     with pytest.raises(ValueError, match="Cut"):
-        model(images, jnp.tile(tokens, 2))
+        model.text(jnp.tile(tokens, 2))
 
 
 COMMON = """
