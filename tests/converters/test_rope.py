@@ -41,7 +41,7 @@ SCALINGS = {
             "original_max_position_embeddings": 32,
         },
     },
-    "yarn": {"rope_scaling": YARN | {"original_max_position_embeddings": 16}},
+    "yarn": {"rope_scaling": YARN | {"original_max_position_embeddings": 512}},
     "yarn, no lengths": {"rope_scaling": YARN},
     "yarn, stated": {
         "rope_scaling": YARN
