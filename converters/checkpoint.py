@@ -10,8 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.formats import FormatError, open_tensors
 from mda_jax.converters.naming import Naming, dialect_of, family_of, named, recognise
@@ -361,6 +359,7 @@ def build(checkpoint: Checkpoint) -> Any:
       ConversionError: a field of the config is not understood, or the tensors do not
         fit the model.
     """
+    import jax.numpy as jnp
     from flax import nnx
 
     ours = leaves(checkpoint)
@@ -369,7 +368,7 @@ def build(checkpoint: Checkpoint) -> Any:
         lambda: model_of(checkpoint.family).build(checkpoint.config, got, nnx.Rngs(0))
     )
     state = nnx.state(model)
-    tree = nnx.restore_int_paths(nested({n: np.asarray(ours[n]) for n in ours}))
+    tree = nnx.restore_int_paths(nested({n: jnp.asarray(ours[n]) for n in ours}))
     nnx.replace_by_pure_dict(state, tree)
     nnx.update(model, state)
     return model
