@@ -10,5 +10,5 @@ from mda_jax.converters.checkpoint import (
     with_tree as with_tree,
 )
 from mda_jax.converters.errors import ConversionError as ConversionError
-from mda_jax.converters.formats import FormatError as FormatError
+from mda_jax.converters.formats import FormatError as FormatError, place as place
 from mda_jax.converters.store import save as save

@@ -26,6 +26,7 @@ from mda_jax.converters.translate import (
 
 
 HISTORY = "conversion"  # the folder of what a converted checkpoint was
+OPEN_CLIP = "open_clip_config.json"  # of OpenCLIP, which has no config.json
 NOTES, STASH = f"{HISTORY}/notes.json", f"{HISTORY}/stash.safetensors"
 
 
@@ -87,7 +88,7 @@ class Checkpoint:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Open a checkpoint of PyTorch or Flax; reads headers and `config.json` only.
+    """Open a checkpoint of PyTorch or Flax; reads headers and the config only.
 
     Args:
       path: what `open_tensors` opens.
@@ -101,7 +102,8 @@ def load(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    tensors, config = open_tensors(path), read_json(folder / "config.json")
+    tensors = open_tensors(path)
+    config = read_json(folder / "config.json") or read_json(folder / OPEN_CLIP)
     notes = read_json(folder / NOTES)
     if notes:
         naming, source = Naming(**notes["naming"]), _source(folder, notes["source"])
@@ -283,7 +285,8 @@ def _fresh(checkpoint: Checkpoint, dialect: str) -> Naming:
     kind = f"{checkpoint.config.get('model_type')}."
     classes = checkpoint.config.get("architectures") or [""]
     prefix = kind if kind in prefixes else prefixes[0]
-    if classes[0].endswith("Model") and "" in prefixes:
+    bare = classes[0].endswith("Model") and "Head" not in classes[0]
+    if bare and "" in prefixes:
         prefix = ""
     return Naming(checkpoint.family, dialect, prefix=prefix)
 

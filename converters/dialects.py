@@ -8,6 +8,8 @@ of Flax Linen, and stands in a flavour.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from mda_jax.converters.rules import Rule, expanded
@@ -16,6 +18,7 @@ from mda_jax.converters.transforms import (
     STACK,
     UNSTACK,
     Size,
+    Split,
     Transform,
     fold,
     permute,
@@ -206,7 +209,8 @@ def linen(dialect: Dialect, flavour: Flavour = LINEN) -> Dialect:
     )
 
 
-class Family(NamedTuple):
+@dataclass(frozen=True)
+class Family:
     """Models that have the same leaves.
 
     Attributes:
@@ -219,11 +223,13 @@ class Family(NamedTuple):
     model_types: tuple[str, ...]
     stored: tuple[Dialect, ...]
 
-    @property
+    @cached_property
     def dialects(self) -> tuple[Dialect, ...]:
         """All, with the layouts of our own leaves."""
         hub = self.stored[0]
-        return *self.stored, nnx(hub), scanned(hub), head_split(hub)
+        ours = nnx(hub), scanned(hub), head_split(hub)
+        together = (fused(each) for each in self.stored if _fused_rules(each))
+        return *self.stored, *ours, *islice(together, 1)
 
 
 def nnx(dialect: Dialect) -> Dialect:
@@ -239,6 +245,39 @@ def scanned(dialect: Dialect) -> Dialect:
 def head_split(dialect: Dialect) -> Dialect:
     """Our own leaves with an axis of heads, as `nnx.MultiHeadAttention` has them."""
     return Dialect("head_split", LINEN, tuple(map(_head_split, _leaves(dialect))))
+
+
+def fused(dialect: Dialect) -> Dialect:
+    """Our own leaves, but those together that a dialect of PyTorch has together.
+
+    What merges matrices by their singular values gives other results for three
+    projections than for one matrix of the three.
+    """
+    together = _fused_rules(dialect)
+    apart = set(_leaves(dialect)).difference(*(rule.inner for rule in together))
+    alone = tuple(Rule((leaf,), (leaf,)) for leaf in sorted(apart))
+    return Dialect("fused", LINEN, together + alone)
+
+
+def _fused_rules(dialect: Dialect) -> tuple[Rule, ...]:
+    """Rules for the leaves that a dialect has together, under their names joined."""
+    rules = (each for rule in dialect.rules() for each in expanded(rule))
+    return tuple(
+        Rule((_joined(rule.inner),), rule.inner, Transform((op,)))
+        for rule in rules
+        for op in rule.transform.ops
+        if isinstance(op, Split)
+    )
+
+
+def _joined(leaves: tuple[str, ...]) -> str:
+    """One name for several.
+
+    >>> _joined(("mlp/gate/kernel", "mlp/up/kernel"))
+    'mlp/gate_up/kernel'
+    """
+    *before, _, last = leaves[0].split("/")
+    return "/".join([*before, "_".join(leaf.split("/")[-2] for leaf in leaves), last])
 
 
 def _leaves(dialect: Dialect) -> list[str]:

@@ -108,7 +108,8 @@ def recognise(tensors: Named, config: Mapping[str, Any]) -> Naming:
             else "the checkpoint has no tensors."
         )
     known, naming = best
-    odd = next(name for name in tensors if not _covers(naming)(name))
+    covers = _covers(naming)
+    odd = next(name for name in tensors if not covers(name))
     plain = odd.removeprefix(naming.wrapper)
     raise ConversionError(
         f"{Table(naming.rules({})).no_rule(plain)} {known} of {len(tensors)} tensors"

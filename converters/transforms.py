@@ -235,6 +235,11 @@ class Transform:
         return Transform(tuple(op.inverse() for op in reversed(self.ops)))
 
     @property
+    def stacks(self) -> bool:
+        """Whether the result is a stack of what the arrays become one by one."""
+        return bool(self.ops) and isinstance(self.ops[-1], Stack)
+
+    @property
     def unknown(self) -> set[str]:
         """The sizes that are named still."""
         of = [

@@ -9,7 +9,11 @@ import numpy as np
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.formats import Spec
 from mda_jax.converters.formats.arrays import nested as tree_of_names
+from mda_jax.converters.formats.placement import InParts
 from mda_jax.converters.rules import Group, Rule, Table
+
+
+Index = tuple[slice, ...]
 
 
 @runtime_checkable
@@ -80,6 +84,13 @@ class Joined(Mapping[str, Any]):
         tensors, old = self._where[name]
         return tensors.spec(old)
 
+    def part(self, name: str, index: Index) -> Any:
+        """Part of one tensor, of which little else is read."""
+        tensors, old = self._where[name]
+        if isinstance(tensors, InParts):
+            return tensors.part(old, index)
+        return tensors[old][index]
+
 
 class Translated(Mapping[str, Any]):
     """The tensors that rules make of others; made when they are asked for.
@@ -135,6 +146,22 @@ class Translated(Mapping[str, Any]):
     def spec(self, name: str) -> Spec:
         """Shape and element type, without touching any data."""
         return self._where[name].spec
+
+    def part(self, name: str, index: Index) -> Any:
+        """Part of one tensor; of a stack, the tensors that make up the part are read.
+
+        Args:
+          name: of the tensor.
+          index: a slice for each axis, or for the first ones.
+        """
+        group, _, spec = self._where[name]
+        if not index or not group.rule.transform.stacks:
+            return self[name][index]
+        rows = group.sources[index[0]]
+        if not rows:
+            return np.empty((0, *spec.shape[1:]), spec.dtype)[(slice(None), *index[1:])]
+        [stack] = group.rule.transform([self._tensors[s] for s in rows])
+        return stack[(slice(None), *index[1:])]
 
     def sources(self, name: str) -> tuple[str, ...]:
         """The tensors that one is made of."""

@@ -4,6 +4,7 @@ from mda_jax.converters.dialects import Family
 from mda_jax.converters.families import (
     bert,
     clip,
+    clip_resnet,
     convnext,
     dinov2,
     distilbert,
@@ -35,6 +36,7 @@ FAMILIES: tuple[Family, ...] = (
     mixtral.FAMILY,
     qwen3_moe.FAMILY,
     clip.FAMILY,
+    clip_resnet.FAMILY,
     siglip.FAMILY,
     vit.FAMILY,
     dinov2.FAMILY,

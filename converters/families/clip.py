@@ -76,13 +76,7 @@ VISION = Dialect("hub_vision", TORCH, _hub_vision(""))
 TEXT = Dialect("hub_text", TORCH, hub_text(""))
 
 
-def open_clip_layers(before: str, tower: str) -> tuple[Part, ...]:
-    """The layers of a tower as OpenAI and OpenCLIP name them.
-
-    Args:
-      before: the names.
-      tower: `vision` or `text`.
-    """
+def _open_clip_layers(before: str, tower: str) -> tuple[Part, ...]:
     outer = f"{before}transformer.resblocks.{{i}}"
     inner = f"{tower}/layers/{{i}}"
     return (
@@ -101,24 +95,25 @@ def open_clip_text(before: str) -> tuple[Part, ...]:
     return (
         embed(f"{before}token_embedding", "text/token_embedding"),
         param(f"{before}positional_embedding", "text/position_embedding/embedding"),
-        *open_clip_layers(before, "text"),
+        *_open_clip_layers(before, "text"),
         norm(f"{before}ln_final", "text/norm"),
         buffer(f"{before}attn_mask"),
     )
 
 
-def _open_clip(name: str, text: str) -> Dialect:
+def open_clip(name: str, text: str, vision: tuple[Part, ...]) -> Dialect:
+    """A dialect of OpenAI and OpenCLIP.
+
+    Args:
+      name: of the dialect.
+      text: before the names of the tower of texts.
+      vision: the tower of images.
+    """
     return Dialect(
         name,
         TORCH,
-        backbone=(
-            param("visual.class_embedding", "vision/class_token"),
-            conv("visual.conv1", "vision/patch"),
-            param("visual.positional_embedding", "vision/position_embedding/embedding"),
-            norm("visual.ln_pre", "vision/first_norm"),
-            *open_clip_layers("visual.", "vision"),
-            norm("visual.ln_post", "vision/norm"),
-            matrix_io("visual.proj", "vision/projection"),
+        (
+            *vision,
             *open_clip_text(text),
             matrix_io(f"{text}text_projection", "text/projection"),
             param("logit_scale", "logit_scale"),
@@ -127,8 +122,17 @@ def _open_clip(name: str, text: str) -> Dialect:
     )
 
 
-OPEN_CLIP = _open_clip("open_clip", "")
-CUSTOM_TEXT = _open_clip("open_clip_custom_text", "text.")
+_OPEN_CLIP_VISION = (
+    param("visual.class_embedding", "vision/class_token"),
+    conv("visual.conv1", "vision/patch"),
+    param("visual.positional_embedding", "vision/position_embedding/embedding"),
+    norm("visual.ln_pre", "vision/first_norm"),
+    *_open_clip_layers("visual.", "vision"),
+    norm("visual.ln_post", "vision/norm"),
+    matrix_io("visual.proj", "vision/projection"),
+)
+OPEN_CLIP = open_clip("open_clip", "", _OPEN_CLIP_VISION)
+CUSTOM_TEXT = open_clip("open_clip_custom_text", "text.", _OPEN_CLIP_VISION)
 
 FAMILY = Family(
     "clip",

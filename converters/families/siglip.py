@@ -1,4 +1,4 @@
-"""SigLIP: files of transformers, and of big_vision, where it was trained."""
+"""SigLIP: files of transformers, OpenCLIP, and big_vision, where it was trained."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ from mda_jax.converters.dialects import (
     norm,
     param,
 )
-from mda_jax.converters.families.clip import hub_layers, hub_text
+from mda_jax.converters.families.clip import hub_layers, hub_text, open_clip_text
 from mda_jax.converters.rules import Rule
 from mda_jax.converters.transforms import SAME, UNSTACK, fold
 
@@ -56,6 +56,36 @@ HUB = Dialect(
 # The towers alone as transformers 5 writes them; its older releases cannot read these.
 VISION = Dialect("hub_vision", TORCH, _hub_vision(""))
 TEXT = Dialect("hub_text", TORCH, _hub_text(""))
+
+
+_TIMM, _POOL = "visual.trunk.blocks.{i}", "visual.trunk.attn_pool"
+_LAYER, _HEAD = "vision/layers/{i}", "vision/head"
+_PLACE = "vision/position_embedding/embedding"
+OPEN_CLIP = Dialect(
+    "open_clip",
+    TORCH,
+    backbone=(
+        conv("visual.trunk.patch_embed.proj", "vision/patch"),
+        Rule(("visual.trunk.pos_embed",), (_PLACE,), fold(0, 1, -1)),
+        linear(
+            f"{_TIMM}.attn.qkv",
+            *(f"{_LAYER}/attention/{a}" for a in ("query", "key", "value")),
+        ),
+        linear(f"{_TIMM}.attn.proj", f"{_LAYER}/attention/out"),
+        norm(f"{_TIMM}.norm{{n:1|2}}", f"{_LAYER}/{{n:attention|mlp}}_norm"),
+        linear(f"{_TIMM}.mlp.fc{{m:1|2}}", f"{_LAYER}/mlp/{{m:up|down}}"),
+        norm("visual.trunk.norm", "vision/norm"),
+        param(f"{_POOL}.latent", f"{_HEAD}/probe"),
+        linear(f"{_POOL}.{{a:q|proj}}", f"{_HEAD}/attention/{{a:query|out}}"),
+        linear(f"{_POOL}.kv", *(f"{_HEAD}/attention/{a}" for a in ("key", "value"))),
+        norm(f"{_POOL}.norm", f"{_HEAD}/norm"),
+        linear(f"{_POOL}.mlp.fc{{m:1|2}}", f"{_HEAD}/mlp/{{m:up|down}}"),
+        *open_clip_text("text."),
+        linear("text.text_projection", "text/projection"),
+        # Scalars; elsewhere they have the shape [1].
+        Rule(("logit_{a:scale|bias}",), ("logit_{a:scale|bias}",), fold(0)),
+    ),
+)
 
 
 def _attention(outer: str, inner: str, heads: str) -> Iterator[Part | Rule]:
@@ -117,5 +147,5 @@ SCANNED = _big_vision("big_vision_scanned", "encoderblock", "layers/{i*}")
 FAMILY = Family(
     "siglip",
     ("siglip", "siglip_vision_model", "siglip_text_model"),
-    (HUB, VISION, TEXT, BIG_VISION, SCANNED),
+    (HUB, VISION, TEXT, OPEN_CLIP, BIG_VISION, SCANNED),
 )

@@ -193,9 +193,8 @@ def _store(place: Path, name: str, array: np.ndarray) -> None:
     opened = tensorstore.open(
         {
             "driver": "zarr",
-            "kvstore": {"driver": "file", "path": os.fspath(place)},
+            "kvstore": {"driver": "file", "path": os.path.abspath(place)},
             "metadata": {"compressor": {"id": "zstd", "level": 1}},
-            "store_data_equal_to_fill_value": True,
         },
         create=True,
         dtype=tensorstore.dtype(spec.dtype),
@@ -243,12 +242,13 @@ def _spec(
     folder: Path, keys: Sequence[str], metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What TensorStore is to open."""
-    name, files = ".".join(keys), {"driver": "file", "path": f"{folder}/"}
+    name, place = ".".join(keys), os.path.abspath(folder)
+    files = {"driver": "file", "path": f"{place}/"}
     store: dict[str, Any]
     if not (folder / "manifest.ocdbt").exists():
         if "/" in name:
             _fail(folder, f"the name {name[:80]!a}", "no slash in it")
-        store = files | {"path": f"{folder}/{name}/"}
+        store = files | {"path": f"{place}/{name}/"}
     else:
         store = {"driver": "ocdbt", "base": files, "path": f"{name}/"}
     return {

@@ -153,7 +153,7 @@ def _span(file: BinaryIO, name: str, entry: Entry, array: ArrayLike) -> memoryvi
     """The bytes of the file from the first of the tensor to the last."""
     if (got := spec_of(array)) != entry.spec:
         raise ValueError(
-            f"{file.name}: {name!r} is {got.dtype} of shape {got.shape}, but the"
+            f"write_outlined: {name!r} is {got.dtype} of shape {got.shape}, but the"
             f" outline has {entry.spec.dtype} of shape {entry.spec.shape}."
         )
     if entry.strides is None:

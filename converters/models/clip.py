@@ -10,17 +10,15 @@ from pydantic import model_validator
 
 from mda_jax.converters.models import open_clip
 from mda_jax.converters.models.config import HubConfig
-from mda_jax.converters.models.layers import Activation, layer_norm
+from mda_jax.converters.models.layers import Activation, LayerNorm
 from mda_jax.converters.models.towers import (
     ImageTowerConfig,
     Model,
-    Patches,
+    PatchTower,
     Text,
     TextTowerConfig,
     assembled,
     head_counts,
-    layers,
-    patch_count,
     random_inputs,
 )
 
@@ -64,7 +62,7 @@ class TextConfig(TextTowerConfig):
 class Config(HubConfig):
     """Fields of `config.json` of a model of both."""
 
-    model_type: Literal["clip"] = "clip"
+    model_type: Literal["clip"]
     projection_dim: int = 512
     vision_config: VisionConfig = VisionConfig()
     text_config: TextConfig = TextConfig()
@@ -109,31 +107,25 @@ def read(
     )
 
 
-class Vision(nnx.Module):
+class Vision(PatchTower):
     """The tower of images; a token of its own stands for the image."""
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs, *, project: bool):
-        width, eps = config.hidden_size, config.layer_norm_eps
+        super().__init__(config, rngs, own_tokens=1, patch_bias=False)
+        width = config.hidden_size
         self.class_token = nnx.Param(jnp.zeros(width))
-        self.patch = Patches(config, rngs, use_bias=False)
-        self.position_embedding = nnx.Embed(patch_count(config) + 1, width, rngs=rngs)
-        self.first_norm = layer_norm(width, eps, rngs)
-        self.layers = layers(config, rngs)
-        self.norm = layer_norm(width, eps, rngs)
+        self.first_norm = LayerNorm(width, config.layer_norm_eps)
         if project:
             self.projection = _projection(config, rngs)
 
-    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n t width"]:
-        """Last hidden states, not normalised: the image's own, then the patches'."""
+    def tokens(self, images: Float[Array, "n h w c"]) -> Float[Array, "n t width"]:
+        """The image's own token, then its patches, normalised."""
         patches = self.patch(images)
         first = jnp.broadcast_to(
             self.class_token[...][None, None], (len(patches), 1, patches.shape[2])
         )
         x = jnp.concatenate([first, patches], 1)
-        x = self.first_norm(x + self.position_embedding.embedding[...][None])
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return self.first_norm(x + self.position_embedding.embedding[...][None])
 
     def outputs(
         self, images: Float[Array, "n h w c"]
@@ -147,7 +139,7 @@ class Vision(nnx.Module):
         return said
 
     def patches(self, hidden: Float[Array, "n t width"]) -> Float[Array, "n s width"]:
-        """The tokens of patches among the hidden states."""
+        """The tokens of patches among the hidden states: all but the first."""
         return hidden[:, 1:]
 
 
@@ -206,9 +198,11 @@ def build(
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
     """Random inputs: two images, three texts, or both."""
-    return random_inputs(*read(config), config, key)
+    vision, text = read(config)
+    return random_inputs(vision and vision.image_shape, text, config, key)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Numbers of heads."""
-    return head_counts(*read(config))
+    vision, text = (tower and tower.num_attention_heads for tower in read(config))
+    return head_counts(vision, text)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.models.decoder_config import DecoderConfig
-from mda_jax.converters.models.layers import GatedMlp, attend, capped
+from mda_jax.converters.models.layers import GatedMlp, attend, capped, embed
 from mda_jax.converters.models.mixture import Mixture
 from mda_jax.converters.models.rope import turned
 
@@ -128,7 +128,7 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width = config.hidden_size
-        self.embed = nnx.Embed(config.vocab_size, width, rngs=rngs)
+        self.embed = embed(config.vocab_size, width, rngs)
         self.layers = nnx.List(
             [Layer(config, i, rngs) for i in range(config.num_hidden_layers)]
         )

@@ -42,6 +42,10 @@ class DecoderConfig(HubConfig):
     pad_token_id: int | None = None
     tie_word_embeddings: bool = False
 
+    def __hash__(self) -> int:
+        """Models are compared by their configs, and some fields are mappings."""
+        return hash(self.model_dump_json())
+
     @property
     def depth(self) -> int:
         """Width of a head."""

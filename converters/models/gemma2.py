@@ -70,5 +70,5 @@ class Gemma3(Gemma2):
         return self.rotary_of(scaling, theta)
 
 
-_MODELS = Models({"gemma2": Gemma2, "gemma3_text": Gemma3})
-build, example, sizes = _MODELS.build, _MODELS.example, _MODELS.sizes
+MODELS = Models({"gemma2": Gemma2, "gemma3_text": Gemma3})
+build, example, sizes = MODELS.build, MODELS.example, MODELS.sizes

@@ -121,9 +121,17 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Two dense layers with an activation between them: `up`, `down`."""
 
-    def __init__(self, width: int, hidden: int, activation: str, rngs: nnx.Rngs):
-        self.up = nnx.Linear(width, hidden, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, rngs=rngs)
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        activation: str,
+        rngs: nnx.Rngs,
+        *,
+        use_bias: bool = True,
+    ):
+        self.up = nnx.Linear(width, hidden, use_bias=use_bias, rngs=rngs)
+        self.down = nnx.Linear(hidden, width, use_bias=use_bias, rngs=rngs)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
@@ -149,11 +157,6 @@ class LayerNorm(nnx.Module):
             for p in (self.scale, self.bias)
         )
         return (y * scale + bias).astype(x.dtype)
-
-
-def layer_norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer normalisation, exact also where the mean is large."""
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
 def dense_if_stored(

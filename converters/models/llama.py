@@ -118,7 +118,7 @@ class Gemma(BiasedConfig):
         return math.sqrt(self.hidden_size)
 
 
-_MODELS = Models(
+MODELS = Models(
     {
         "llama": Llama,
         "mistral": Mistral,
@@ -127,4 +127,4 @@ _MODELS = Models(
         "gemma": Gemma,
     }
 )
-build, example, sizes = _MODELS.build, _MODELS.example, _MODELS.sizes
+build, example, sizes = MODELS.build, MODELS.example, MODELS.sizes

@@ -24,5 +24,5 @@ class Mixtral(Mistral):
         return Routing(number, chosen, self.intermediate_size, True)
 
 
-_MODELS = Models({"mixtral": Mixtral})
-build, example, sizes = _MODELS.build, _MODELS.example, _MODELS.sizes
+MODELS = Models({"mixtral": Mixtral})
+build, example, sizes = MODELS.build, MODELS.example, MODELS.sizes

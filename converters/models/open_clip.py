@@ -41,7 +41,7 @@ class TowerConfig(HubConfig):
 
 
 class VisionConfig(TowerConfig):
-    """Fields of the tower of images."""
+    """Fields of a tower of images that is a transformer."""
 
     width: int = 768
     head_width: int = 64
@@ -49,8 +49,25 @@ class VisionConfig(TowerConfig):
     image_size: int = 224
     attentional_pool: Literal[False] = False
     no_ln_pre: Literal[False] = False
+    final_ln_after_pool: bool = False  # of one token: the same before and after
     pool_type: Literal["tok"] = "tok"
+    pos_embed_type: str = "learnable"  # how the stored places began
     timm_model_name: Literal[None] = None
+
+
+class ResNetConfig(HubConfig):
+    """Fields of a tower of images that is a ResNet."""
+
+    layers: tuple[int, int, int, int]
+    width: int = 64
+    head_width: int = 64
+    image_size: int = 224
+    patch_size: Literal[None] = None
+
+    @property
+    def heads(self) -> int:
+        """Of the attention that pools, which is 32 times as wide."""
+        return self.width * 32 // self.head_width
 
 
 class TextConfig(TowerConfig):
@@ -82,14 +99,47 @@ class TextConfig(TowerConfig):
         return self.eos_id if self.pool_type == "eos" else 2
 
 
-class Config(HubConfig):
-    """Fields of a model."""
+class _Shared(HubConfig):
+    """Fields that all models have."""
 
     embed_dim: int
-    vision_cfg: VisionConfig
     text_cfg: TextConfig
     quick_gelu: bool = False
     init_logit_bias: Literal[None] = None
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The fields that both towers of transformers' have of the model's."""
+        return {
+            "hidden_act": "quick_gelu" if self.quick_gelu else "gelu",
+            "projection_dim": self.embed_dim,
+        }
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The config of the tower of texts as transformers has it."""
+        text = self.text_cfg
+        return {
+            "model_type": "clip_text_model",
+            **text.as_hub(),
+            **self.shared,
+            "num_attention_heads": text.heads,
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context_length,
+            "eos_token_id": text.eos_token_id,
+        }
+
+
+class Config(_Shared):
+    """Fields of a model whose tower of images is a transformer."""
+
+    vision_cfg: VisionConfig
+
+
+class ConfigOfResNet(_Shared):
+    """Fields of a model whose tower of images is a ResNet."""
+
+    vision_cfg: ResNetConfig
 
 
 def as_hub(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,11 +152,7 @@ def as_hub(content: Mapping[str, Any]) -> dict[str, Any]:
       ConversionError: transformers' CLIP has no such model.
     """
     config = Config.read(content["model_cfg"])
-    vision, text = config.vision_cfg, config.text_cfg
-    shared = {
-        "hidden_act": "quick_gelu" if config.quick_gelu else "gelu",
-        "projection_dim": config.embed_dim,
-    }
+    vision = config.vision_cfg
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
@@ -114,18 +160,10 @@ def as_hub(content: Mapping[str, Any]) -> dict[str, Any]:
         "vision_config": {
             "model_type": "clip_vision_model",
             **vision.as_hub(),
-            **shared,
+            **config.shared,
             "num_attention_heads": vision.width // vision.head_width,
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
         },
-        "text_config": {
-            "model_type": "clip_text_model",
-            **text.as_hub(),
-            **shared,
-            "num_attention_heads": text.heads,
-            "vocab_size": text.vocab_size,
-            "max_position_embeddings": text.context_length,
-            "eos_token_id": text.eos_token_id,
-        },
+        "text_config": config.text,
     }

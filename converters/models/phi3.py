@@ -50,5 +50,5 @@ class Phi3(SlidingConfig):
         return Rotary(scaling, size, theta, self.max_position_embeddings)
 
 
-_MODELS = Models({"phi3": Phi3})
-build, example, sizes = _MODELS.build, _MODELS.example, _MODELS.sizes
+MODELS = Models({"phi3": Phi3})
+build, example, sizes = MODELS.build, MODELS.example, MODELS.sizes

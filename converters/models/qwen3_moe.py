@@ -47,5 +47,5 @@ class Qwen3Moe(BiasedConfig, ChosenWindowConfig):
         )
 
 
-_MODELS = Models({"qwen3_moe": Qwen3Moe})
-build, example, sizes = _MODELS.build, _MODELS.example, _MODELS.sizes
+MODELS = Models({"qwen3_moe": Qwen3Moe})
+build, example, sizes = MODELS.build, MODELS.example, MODELS.sizes

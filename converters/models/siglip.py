@@ -11,20 +11,18 @@ from mda_jax.converters.models.config import HubConfig
 from mda_jax.converters.models.layers import (
     Activation,
     Attention,
+    LayerNorm,
     Mlp,
     attend,
-    layer_norm,
 )
 from mda_jax.converters.models.towers import (
     ImageTowerConfig,
     Model,
-    Patches,
+    PatchTower,
     Text,
     TextTowerConfig,
     assembled,
     head_counts,
-    layers,
-    patch_count,
     random_inputs,
 )
 
@@ -59,7 +57,7 @@ class TextConfig(TextTowerConfig):
 class Config(HubConfig):
     """Fields of `config.json` of a model of both."""
 
-    model_type: Literal["siglip"] = "siglip"
+    model_type: Literal["siglip"]
     vision_config: VisionConfig = VisionConfig()
     text_config: TextConfig = TextConfig()
 
@@ -90,7 +88,7 @@ class Head(nnx.Module):
         width = config.hidden_size
         self.probe = nnx.Param(jnp.zeros((1, 1, width)))
         self.attention = Attention(width, config.num_attention_heads, rngs)
-        self.norm = layer_norm(width, config.layer_norm_eps, rngs)
+        self.norm = LayerNorm(width, config.layer_norm_eps)
         self.mlp = Mlp(width, config.intermediate_size, config.hidden_act, rngs)
 
     def __call__(self, x: Float[Array, "n t width"]) -> Float[Array, "n width"]:
@@ -102,36 +100,26 @@ class Head(nnx.Module):
         return pooled + self.mlp(self.norm(pooled))
 
 
-class Vision(nnx.Module):
+class Vision(PatchTower):
     """The tower of images; without a head it says hidden states alone."""
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
-        width = config.hidden_size
-        self.patch = Patches(config, rngs, use_bias=True)
-        self.position_embedding = nnx.Embed(patch_count(config), width, rngs=rngs)
-        self.layers = layers(config, rngs)
-        self.norm = layer_norm(width, config.layer_norm_eps, rngs)
+        super().__init__(config, rngs, own_tokens=0, patch_bias=True)
         if config.vision_use_head:
             self.head = Head(config, rngs)
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n t width"]:
         """Last hidden states, normalised: a vector for every patch."""
-        x = self.patch(images) + self.position_embedding.embedding[...][None]
-        for layer in self.layers:
-            x = layer(x)
-        return self.norm(x)
+        return self.norm(super().__call__(images))
 
     def outputs(
         self, images: Float[Array, "n h w c"]
     ) -> dict[str, Float[Array, "n ..."]]:
         """Hidden states, and the features of each image if there is a head."""
-        hidden = self(images)
-        head = {"features": self.head(hidden)} if "head" in vars(self) else {}
-        return {"hidden": hidden, **head}
-
-    def patches(self, hidden: Float[Array, "n t width"]) -> Float[Array, "n t width"]:
-        """The tokens of patches among the hidden states: all."""
-        return hidden
+        said = super().outputs(images)
+        if "head" in vars(self):
+            said["features"] = self.head(said["hidden"])
+        return said
 
 
 def build(
@@ -167,9 +155,11 @@ def _projection(config: TextConfig, rngs: nnx.Rngs) -> nnx.Linear:
 
 def example(config: Mapping[str, Any], key: Array) -> tuple[Array, ...]:
     """Random inputs: two images, three texts, or both."""
-    return random_inputs(*read(config), config, key)
+    vision, text = read(config)
+    return random_inputs(vision and vision.image_shape, text, config, key)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Numbers of heads."""
-    return head_counts(*read(config))
+    vision, text = (tower and tower.num_attention_heads for tower in read(config))
+    return head_counts(vision, text)

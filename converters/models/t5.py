@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import jax
@@ -21,6 +22,7 @@ from mda_jax.converters.models.decoding import (
 from mda_jax.converters.models.layers import (
     ACTIVATIONS,
     Activation,
+    Mlp,
     dense_if_stored,
     embed,
 )
@@ -109,28 +111,21 @@ def buckets(length: int, count: int, farthest: int) -> np.ndarray:
     return found.astype(np.int32)
 
 
-class Mlp(nnx.Module):
-    """Dense layers without biases: `up`, or `gated` times the activated `gate`."""
+class GatedMlp(nnx.Module):
+    """Three dense layers without biases: `down` of `gated` times what `gate` says.
 
-    def __init__(self, config: Config, rngs: nnx.Rngs):
-        def dense(before: int, after: int) -> nnx.Linear:
-            return nnx.Linear(before, after, use_bias=False, rngs=rngs)
+    In files the last is called as in an MLP without a gate, hence so in leaves.
+    """
 
-        width, hidden = config.d_model, config.d_ff
-        self.gate = dense(width, hidden) if config.gated else None
-        if config.gated:
-            self.gated = dense(width, hidden)
-        else:
-            self.up = dense(width, hidden)
+    def __init__(self, width: int, hidden: int, activation: str, rngs: nnx.Rngs):
+        dense = partial(nnx.Linear, use_bias=False, rngs=rngs)
+        self.gate, self.gated = dense(width, hidden), dense(width, hidden)
         self.down = dense(hidden, width)
-        self.activation = config.activation
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
         """Transform every token."""
-        activated = ACTIVATIONS[self.activation]
-        if self.gate is None:
-            return self.down(activated(self.up(x)))
-        return self.down(activated(self.gate(x)) * self.gated(x))
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.gated(x))
 
 
 class Layer(nnx.Module):
@@ -149,7 +144,9 @@ class Layer(nnx.Module):
         self.attention_norm, self.attention = norm(), attention()
         if crosses:
             self.cross_attention_norm, self.cross_attention = norm(), attention()
-        self.mlp_norm, self.mlp = norm(), Mlp(config, rngs)
+        mlp = GatedMlp if config.gated else partial(Mlp, use_bias=False)
+        self.mlp_norm = norm()
+        self.mlp = mlp(width, config.d_ff, config.activation, rngs)
 
     def __call__(
         self,

@@ -1,7 +1,7 @@
 """What models of images and texts share: layers, towers, and how the two compare."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from mda_jax.converters.models.config import HubConfig
 from mda_jax.converters.models.layers import (
     Activation,
     Attention,
+    LayerNorm,
     Mlp,
-    layer_norm,
+    embed,
 )
 
 
@@ -43,15 +44,25 @@ class ImageTowerConfig(TowerConfig):
     image_size: int = 224
     patch_size: int
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.image_size, self.image_size, self.num_channels
+
+    @property
+    def patches(self) -> int:
+        """How many patches an image has."""
+        return (self.image_size // self.patch_size) ** 2
+
 
 class Layer(nnx.Module):
     """Attention and MLP on normalised tokens, each added to its input."""
 
     def __init__(self, config: TowerConfig, rngs: nnx.Rngs):
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.attention_norm = layer_norm(width, eps, rngs)
+        self.attention_norm = LayerNorm(width, eps)
         self.attention = Attention(width, config.num_attention_heads, rngs)
-        self.mlp_norm = layer_norm(width, eps, rngs)
+        self.mlp_norm = LayerNorm(width, eps)
         self.mlp = Mlp(width, config.intermediate_size, config.hidden_act, rngs)
 
     def __call__(
@@ -62,14 +73,24 @@ class Layer(nnx.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-def layers(config: TowerConfig, rngs: nnx.Rngs) -> nnx.List:
+def layers(config: TowerConfig, rngs: nnx.Rngs) -> list[Layer]:
     """The layers of a tower."""
-    return nnx.List([Layer(config, rngs) for _ in range(config.num_hidden_layers)])
+    return [Layer(config, rngs) for _ in range(config.num_hidden_layers)]
 
 
-def patch_count(config: ImageTowerConfig) -> int:
-    """How many patches an image has."""
-    return (config.image_size // config.patch_size) ** 2
+def check_shape(
+    images: Float[Array, "n h w c"], image_shape: tuple[int, int, int]
+) -> None:
+    """Check the size of images.
+
+    Raises:
+      ValueError: it is not that of the model.
+    """
+    if images.shape[1:] != image_shape:
+        raise ValueError(
+            f"images have the shape {images.shape[1:]}; the model takes height, width"
+            f" and channels {image_shape}. Resize them."
+        )
 
 
 class Patches(nnx.Conv):
@@ -86,7 +107,7 @@ class Patches(nnx.Conv):
             use_bias=use_bias,
             rngs=rngs,
         )
-        self.image_shape = (config.image_size, config.image_size, config.num_channels)
+        self.image_shape = config.image_shape
 
     def __call__(
         self, inputs: Float[Array, "n h w c"], out_sharding: Any = None
@@ -96,11 +117,7 @@ class Patches(nnx.Conv):
         Raises:
           ValueError: the images are not of the size of the model.
         """
-        if inputs.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"images have the shape {inputs.shape[1:]}; the model takes height,"
-                f" width and channels {self.image_shape}. Resize them."
-            )
+        check_shape(inputs, self.image_shape)
         x = super().__call__(inputs.astype(self.kernel[...].dtype), out_sharding)
         return x.reshape(len(x), -1, x.shape[-1])
 
@@ -118,10 +135,10 @@ class Text(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width, length = config.hidden_size, config.max_position_embeddings
-        self.token_embedding = nnx.Embed(config.vocab_size, width, rngs=rngs)
-        self.position_embedding = nnx.Embed(length, width, rngs=rngs)
-        self.layers = layers(config, rngs)
-        self.norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
+        self.token_embedding = embed(config.vocab_size, width, rngs)
+        self.position_embedding = embed(length, width, rngs)
+        self.layers = nnx.List(layers(config, rngs))
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         if projection is not None:
             self.projection = projection
 
@@ -178,19 +195,64 @@ class Text(nnx.Module):
         return said
 
 
-class Images(Protocol):
-    """A tower of images: a module with more to ask than its hidden states."""
+class PatchTower(nnx.Module):
+    """A tower of images: patches and places, and layers; all of them patches here."""
+
+    def __init__(
+        self,
+        config: ImageTowerConfig,
+        rngs: nnx.Rngs,
+        *,
+        own_tokens: int,
+        patch_bias: bool,
+    ):
+        """Make the layers.
+
+        Args:
+          config: of the tower.
+          rngs: for the first weights.
+          own_tokens: how many tokens with places there are besides the patches.
+          patch_bias: whether the embedding of patches has a bias.
+        """
+        width, places = config.hidden_size, config.patches + own_tokens
+        self.patch = Patches(config, rngs, use_bias=patch_bias)
+        self.position_embedding = embed(places, width, rngs)
+        self.layers = nnx.List(layers(config, rngs))
+        self.norm = LayerNorm(width, config.layer_norm_eps)
+
+    def tokens(self, images: Float[Array, "n h w c"]) -> Float[Array, "n t width"]:
+        """What the first layer sees."""
+        return self.patch(images) + self.position_embedding.embedding[...][None]
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n t width"]:
+        """Last hidden states."""
+        x = self.tokens(images)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def outputs(
+        self, images: Float[Array, "n h w c"]
+    ) -> dict[str, Float[Array, "n ..."]]:
+        """Last hidden states; more where a tower says what stands for an image."""
+        return {"hidden": self(images)}
+
+    def patches(self, hidden: Float[Array, "n t width"]) -> Float[Array, "n s width"]:
+        """The tokens of patches among the hidden states."""
+        return hidden
+
+
+@runtime_checkable
+class Images(Protocol):
+    """A tower of images."""
+
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n ..."]:
         """Last hidden states."""
 
     def outputs(
         self, images: Float[Array, "n h w c"]
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Hidden states, the vector of each image, and its features if projected."""
-
-    def patches(self, hidden: Float[Array, "n t width"]) -> Float[Array, "n s width"]:
-        """The tokens of patches among the hidden states."""
+        """Hidden states, and the features of each image if there are some."""
 
 
 class TextModel(nnx.Module):
@@ -231,7 +293,7 @@ class ImageModel(nnx.Module):
     def __init__(self, vision: Images):
         self.vision = vision
 
-    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n t width"]:
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n ..."]:
         """Last hidden states."""
         return self.vision(images)
 
@@ -245,7 +307,7 @@ class ImageModel(nnx.Module):
 class ImageClassifier(nnx.Module):
     """A tower of images, and a dense layer on the mean of its patches."""
 
-    def __init__(self, vision: Images, classifier: nnx.Linear):
+    def __init__(self, vision: PatchTower, classifier: nnx.Linear):
         self.vision = vision
         self.classifier = classifier
 
@@ -336,7 +398,7 @@ Model = ImageModel | ImageClassifier | TextModel | TwoTowers
 
 
 def assembled(
-    vision: Any,
+    vision: Images | None,
     text: Text | None,
     leaves: Mapping[str, tuple[int, ...]],
     rngs: nnx.Rngs,
@@ -353,7 +415,7 @@ def assembled(
       ConversionError: the checkpoint has none of the towers.
     """
     held = {name.split("/")[0] for name in leaves}
-    if vision and "classifier" in held:
+    if isinstance(vision, PatchTower) and "classifier" in held:
         width, classes = leaves["classifier/kernel"]
         return ImageClassifier(vision, nnx.Linear(width, classes, rngs=rngs))
     if vision and text and {"vision", "text"} <= held:
@@ -375,7 +437,7 @@ def assembled(
 
 
 def random_inputs(
-    vision: ImageTowerConfig | None,
+    image_shape: tuple[int, int, int] | None,
     text: TextTowerConfig | None,
     config: Mapping[str, Any],
     key: Array,
@@ -383,27 +445,26 @@ def random_inputs(
     """Two images, three texts, or both, as a model takes them.
 
     Args:
-      vision: config of the tower of images, if the model has it.
-      text: that of texts.
+      image_shape: height, width and channels, if the model takes images.
+      text: config of the tower of texts, if the model has it.
       config: content of `config.json`; a classifier of images takes no texts.
       key: of the random numbers.
     """
     first, second = jax.random.split(key)
     inputs: list[Array] = []
-    if vision:
-        shape = (2, vision.image_size, vision.image_size, vision.num_channels)
-        inputs.append(jax.random.normal(first, shape))
+    if image_shape:
+        inputs.append(jax.random.normal(first, (2, *image_shape)))
     if text and "ImageClassification" not in "".join(config.get("architectures") or ()):
         length = min(text.max_position_embeddings, 16)
         inputs.append(jax.random.randint(second, (3, length), 0, text.vocab_size))
     return tuple(inputs)
 
 
-def head_counts(vision: TowerConfig | None, text: TowerConfig | None) -> dict[str, int]:
+def head_counts(vision: int | None, text: int | None) -> dict[str, int]:
     """The numbers of heads that transforms name, of the towers that a model has."""
     return {
-        f"{tower}_{heads}": config.num_attention_heads
-        for tower, config in (("vision", vision), ("text", text))
-        if config
+        f"{tower}_{heads}": count
+        for tower, count in (("vision", vision), ("text", text))
+        if count
         for heads in ("heads", "kv_heads")
     }

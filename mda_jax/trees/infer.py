@@ -23,7 +23,7 @@ TABLE = re.compile(
     r"embed_tokens\w*|tok(en)?(_type)?_embed(ding|der)?s?|word_embeddings?|wte|shared"
     r"|embed(_in)?|rel(ative)?_(pos\w*|attention_bias)|\w*relative_position_bias_table"
 )
-HEAD = re.compile(r"(.*/)?(lm_head|embed_out|(predictions|lm_head)/decoder)")
+HEAD = re.compile(r"(.*/)?(lm_head|embed_out|(predictions|lm_head|mlm)/decoder)")
 TO_HEADS = {"query", "key", "value", "qkv", "kv", "q", "k", "v"}
 TO_HEADS |= {f"{name}_proj" for name in ("q", "k", "v", "qkv", "kv")}
 FROM_HEADS = {"out", "o", "o_proj", "out_proj", "attn_out"}

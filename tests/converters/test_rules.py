@@ -9,7 +9,7 @@ from mda_jax.converters import ConversionError
 from mda_jax.converters.dialects import LINEN, TORCH, Dialect, linear, linen, norm
 from mda_jax.converters.rules import Rule, Table
 from mda_jax.converters.transforms import STACK, UNSTACK, fold, permute, split
-from mda_jax.converters.translate import Arrays, Translated
+from mda_jax.converters.translate import Arrays, Joined, Translated
 
 
 def bits(shape, seed=0):
@@ -202,3 +202,21 @@ def test_arrays_are_made_when_they_are_asked_for_and_views_stay_views():
     assert list(inner) and inner.spec("1/kernel") and not asked
     assert np.shares_memory(inner["1/kernel"], held["enc.1.q.weight"])
     assert asked == ["enc.1.q.weight"]
+
+
+def test_of_a_stack_only_the_layers_of_a_part_are_read():
+    asked = []
+
+    class Spy(Arrays):
+        def __getitem__(self, name):
+            asked.append(name)
+            return super().__getitem__(name)
+
+    held = {f"a.{e}.w": bits((2, 3), e) for e in range(8)}
+    rule = Rule(("a.{e*}.w",), ("a/kernel",), permute(1, 0) | STACK)
+    stack = Joined([(Translated(Spy(held), [rule]), {"k": "a/kernel"})])
+    part = stack.part("k", (slice(2, 4), slice(1, 3)))
+    assert asked == ["a.2.w", "a.3.w"]
+    assert same(part, stack["k"][2:4, 1:3])
+    assert stack.part("k", (slice(8, 8), slice(0, 1))).shape == (0, 1, 2)
+    assert same(stack.part("k", ()), stack["k"])

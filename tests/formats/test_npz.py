@@ -176,6 +176,22 @@ def test_records_of_types(tmp_path, record, message):
             open_tensors(path)
 
 
+def test_a_record_that_would_fill_the_memory(tmp_path):
+    path = tmp_path / "m.npz"
+    np.savez(path, w=np.ones(3))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("dtypes.json", bytes(1 << 26))
+    with pytest.raises(FormatError, match=r"1 compressed \('dtypes.json'\)"):
+        open_tensors(path)
+    np.savez(path, w=np.ones(3))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("dtypes.json", bytes((1 << 24) + 1))
+    with pytest.raises(
+        FormatError, match=r"dtypes.json of 16777217 bytes; expected at"
+    ):
+        open_tensors(path)
+
+
 def test_a_damaged_record(tmp_path):
     path = tmp_path / "m.npz"
     write_npz(path, {"w": np.ones(3, ml_dtypes.float8_e5m2)})

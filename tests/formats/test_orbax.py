@@ -17,6 +17,7 @@ from samples import assert_same, every_type
 from mda_jax.converters.formats import (
     FormatError,
     Tensors,
+    header_text,
     open_tensors,
     place,
     write_orbax,
@@ -82,6 +83,15 @@ def test_reads_what_orbax_saves(saved):
         assert not (array.size and read[name].flags.writeable)
     assert read.part("list/1", (slice(1, 2),)).tolist() == [[0, 0]]
     assert read.ties == {} and [file.name for file in read.files] == ["_METADATA"]
+
+
+@pytest.mark.parametrize("save", [write_orbax, standard])
+def test_relative_paths(tmp_path, monkeypatch, save):
+    monkeypatch.chdir(tmp_path)
+    save("m" if save is write_orbax else tmp_path / "m", {"w": np.ones(2)})
+    assert_same(open_tensors("m"), {"w": np.ones(2)})
+    monkeypatch.chdir("m")
+    assert_same(open_tensors("."), {"w": np.ones(2)})
 
 
 def test_plain_values_are_left_out(tmp_path):
@@ -264,3 +274,14 @@ def test_several_trees_and_none(tmp_path):
     (tmp_path / "d/x").mkdir(parents=True)
     with pytest.raises(FormatError, match="no weights"):
         open_tensors(tmp_path / "d")
+
+
+def test_another_save_has_another_header(tmp_path):
+    texts = []
+    for number in (1.0, 2.0):
+        path = tmp_path / str(number)
+        standard(path, {"w": np.full(3, number)})
+        (file,) = open_tensors(path).files
+        assert header_text(file) == header_text(file)
+        texts.append(header_text(file))
+    assert texts[0] != texts[1]
