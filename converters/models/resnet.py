@@ -160,18 +160,21 @@ def recalibrated(
 
     Returns:
       A copy.
+
+    Raises:
+      ValueError: there are no batches.
     """
     measuring, averaged = nnx.clone(model), nnx.clone(model)
     measuring.train(momentum=0.0)
-    graph, stats, *rest = nnx.split(measuring, nnx.BatchStat, ...)
 
     @jax.jit
-    def seen(images: Array) -> Any:
-        model = nnx.merge(graph, stats, *rest)
+    def seen(model: Any, images: Array) -> Any:
         model(images)
         return nnx.state(model, nnx.BatchStat)
 
-    found = [seen(images) for images in batches]
+    found = [seen(measuring, images) for images in batches]
+    if not found:
+        raise ValueError("recalibrated: there are no batches; give at least one.")
     nnx.update(averaged, jax.tree.map(lambda *each: sum(each) / len(each), *found))
     return averaged
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from parity import assert_every_bit_comes_back, in_memory
+from parity import assert_every_bit_comes_back, in_memory, said
 from torch_models import CASES, build as build_torch
 from vision import checkpoint, images, state
 
@@ -34,7 +34,7 @@ def test_training_normalises_by_the_batch_and_moves_the_statistics():
     ours, theirs = build(checkpoint(CASE)), build_torch(CASE).train()
     before = statistics(ours)
     ours.train()
-    found = ours(jnp.asarray(BATCHES[0]))
+    found = said(ours, jnp.asarray(BATCHES[0]))["logits"]
     with torch.no_grad():
         wanted = theirs(torch.tensor(BATCHES[0].transpose(0, 3, 1, 2))).logits
     # Batches of one pixel in the last layers divide by small spreads.
@@ -68,8 +68,11 @@ def test_recalibrated_statistics_are_the_mean_over_batches():
             np.testing.assert_allclose(x, wanted[name], atol=1e-5)
     assert all(np.array_equal(x, before[n]) for n, x in statistics(model).items())
     again = jnp.asarray(BATCHES[0])
-    assert np.array_equal(found(again), found(again))  # it is not left in training
-    assert jnp.abs(found(again) - model(again)).max() > 0.01
+    assert found.stem.norm.use_running_average and found.stem.norm.momentum == 0.9
+    first, second = (said(m, again)["logits"] for m in (found, model))
+    assert jnp.abs(first - second).max() > 0.01
+    with pytest.raises(ValueError, match="no batches"):
+        recalibrated(model, [])
 
 
 @pytest.mark.parametrize("case", ["resnet_basic", "resnet_bottleneck"])
