@@ -72,7 +72,7 @@ def test_experts_in_the_memory_of_transformers(case, tmp_path):
     """What a file of a state dict has is what `save_pretrained` writes."""
     state = {name: x.numpy() for name, x in build(case).state_dict().items()}
     opened = in_memory(state, CASES[case])
-    assert opened.dialect == "transformers"
+    assert opened.dialect == "transformers5"
     files = load(saved(case, tmp_path))
     assert_same_bits(to_torch(opened, dialect="hub"), files)
     assert_same_bits(to_torch(to_flax(opened), like=opened), opened)
