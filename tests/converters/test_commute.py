@@ -76,7 +76,15 @@ def one_of_each():
     """A layout and a method for each family, so that all occur."""
     methods = "task_arithmetic", "iso_c", "ties", "mda", "tsv"
     layouts = [(n, case, layouts_of(case)) for n, case in enumerate(FAMILIES)]
-    return [(case, own[n % len(own)], methods[n % 5]) for n, case, own in layouts]
+    return [
+        pytest.param(
+            case,
+            own[n % len(own)],
+            methods[n % 5],
+            marks=pytest.mark.slow if n % 2 else [],
+        )
+        for n, case, own in layouts
+    ]
 
 
 @pytest.mark.parametrize(("case", "layout", "name"), one_of_each())
