@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from torch_models import CASES, build, saved
 
 from mda_jax import converters
-from mda_jax.converters.checkpoint import in_dialect, leaves
+from mda_jax.converters.convert import in_dialect, leaves
 from mda_jax.converters.errors import ConfigError
 from mda_jax.converters.naming import family_of
 

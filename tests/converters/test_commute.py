@@ -7,7 +7,7 @@ from torch_models import CASES, saved
 
 import mda_jax as mda
 from mda_jax import converters
-from mda_jax.converters.checkpoint import with_tree
+from mda_jax.converters.convert import with_tree
 from mda_jax.converters.families import FAMILIES as KNOWN
 
 

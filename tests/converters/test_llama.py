@@ -9,7 +9,7 @@ from stored import stored, weights
 from torch_models import CASES, build, saved
 
 from mda_jax.converters import ConversionError, load
-from mda_jax.converters.checkpoint import in_dialect, leaves, to_flax, to_torch
+from mda_jax.converters.convert import in_dialect, leaves, to_flax, to_torch
 from mda_jax.converters.families import phi3
 from mda_jax.converters.models.phi3 import sizes
 from mda_jax.converters.translate import Arrays, Translated, flat
