@@ -23,6 +23,7 @@ SHAPES = {
     "scale": (),
 }
 SMALL = {"bias": (5,), "kernel": (6, 5)}
+LONG = {(name, jnp.bfloat16) for name in ("pcb", "tatr", "ties_global")}  # to compile
 every_method = pytest.mark.parametrize("name", methods.names)
 
 
@@ -82,8 +83,14 @@ def test_is_made_of_module_level_functions(name):
     assert repr(pickle.loads(pickle.dumps(made))) == repr(made)
 
 
-@every_method
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(n, t, marks=pytest.mark.slow if (n, t) in LONG else [])
+        for n in methods.names
+        for t in (jnp.float32, jnp.bfloat16)
+    ],
+)
 def test_shape_dtype_and_finiteness(name, dtype):
     base, experts = trees(count(name), dtype)
     out = merged(name, base, experts)
