@@ -24,7 +24,7 @@ from mda_jax.converters.models.layers import (
 class Config(HubConfig):
     """Fields of `config.json`."""
 
-    model_type: str = "bert"
+    model_type: Literal["bert"] = "bert"
     architectures: tuple[str, ...] | None = None
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -41,6 +41,11 @@ class Config(HubConfig):
     def padding(self) -> int | None:
         """The token from whose id on places are counted, where they are."""
         return None
+
+    @property
+    def activation_of_words(self) -> Activation:
+        """That of the head of masked words."""
+        return self.hidden_act
 
     @property
     def classifies_tokens(self) -> bool:
@@ -121,7 +126,7 @@ class MaskedLanguageHead(nnx.Module):
             leaves, "mlm/decoder", width, rngs, use_bias=biased
         )
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
-        self.activation = config.hidden_act
+        self.activation = config.activation_of_words
 
     def __call__(self, x: Float[Array, "*n width"], words: nnx.Embed) -> Array:
         """Logits."""
