@@ -18,6 +18,7 @@ from mda_jax.converters.models.layers import (
     Mlp,
     dense_if_stored,
     embed,
+    word_head,
 )
 
 
@@ -25,7 +26,6 @@ class Config(HubConfig):
     """Fields of `config.json`."""
 
     model_type: Literal["bert"] = "bert"
-    architectures: tuple[str, ...] | None = None
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -50,7 +50,7 @@ class Config(HubConfig):
     @property
     def classifies_tokens(self) -> bool:
         """Whether the classifier was made for tokens, not for texts."""
-        return any("TokenClassification" in a for a in self.architectures or ())
+        return self.is_for("TokenClassification")
 
     @property
     def longest(self) -> int:
@@ -122,8 +122,14 @@ class MaskedLanguageHead(nnx.Module):
         self.dense = nnx.Linear(width, width, rngs=rngs)
         self.norm = LayerNorm(width, config.layer_norm_eps)
         biased = "mlm/decoder/bias" in leaves
-        self.decoder = dense_if_stored(
-            leaves, "mlm/decoder", width, rngs, use_bias=biased
+        self.decoder = word_head(
+            leaves,
+            "mlm/decoder",
+            width,
+            config.vocab_size,
+            rngs,
+            is_own=config.has_own_head("ForMaskedLM", "ForPreTraining"),
+            use_bias=biased,
         )
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
         self.activation = config.activation_of_words

@@ -2,9 +2,16 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from mda_jax.converters.errors import ConversionError
 
@@ -12,7 +19,7 @@ from mda_jax.converters.errors import ConversionError
 # Of training, generation and bookkeeping; none changes what a trained model computes.
 HARMLESS = frozenset(
     """
-    architectures attn_implementation auto_map bad_words_ids begin_suppress_tokens
+    attn_implementation auto_map bad_words_ids begin_suppress_tokens
     bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
     cls_token_id cross_attention_hidden_size custom_pipelines custom_text
     decoder_start_token_id directionality diversity_penalty do_sample dtype
@@ -32,7 +39,7 @@ HARMLESS = frozenset(
     sbert_ce_default_activation_function sentence_transformers sep_token_id
     sinusoidal_pos_embds summary_activation summary_proj_to_labels summary_type
     summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss
-    tie_encoder_decoder tie_weights_ tie_word_embeddings tokenizer_class
+    tie_encoder_decoder tie_weights_ tokenizer_class
     tokenizer_kwargs tokenizer_mode top_k top_p torch_dtype torchscript
     transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version
     use_bfloat16 use_cache xla_device
@@ -61,6 +68,8 @@ class HubConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
+    architectures: tuple[str, ...] | None = None
+    tie_word_embeddings: Annotated[bool, BeforeValidator(bool)] = True  # may be null
     add_cross_attention: Literal[False] = False
     is_decoder: Literal[False] = False
     pruned_heads: dict[str, list[int]] = Field({}, max_length=0)
@@ -91,6 +100,14 @@ class HubConfig(BaseModel):
             return cls.model_validate(content)
         except ValidationError as e:
             raise ConversionError(_line(e, cls)) from e
+
+    def is_for(self, *purposes: str) -> bool:
+        """Whether a class that the config names was made for one of these."""
+        return any(p in name for name in self.architectures or () for p in purposes)
+
+    def has_own_head(self, *purposes: str) -> bool:
+        """Whether a model for one of these purposes has an untied last matrix."""
+        return self.is_for(*purposes) and not self.tie_word_embeddings
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
