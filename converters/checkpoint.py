@@ -158,7 +158,7 @@ def leaves(checkpoint: Checkpoint) -> Translated:
         names.setdefault(known.get(plain, plain), name)
     rules = _rules(naming, checkpoint.source.sizes, checkpoint.config)
     ours = Translated(Joined([(checkpoint.tensors, names)]), rules)
-    _compare_with_model(ours, checkpoint)
+    _compare_with_model(ours, checkpoint, Table(rules))
     return ours
 
 
@@ -301,7 +301,7 @@ def _rules(
     return rules
 
 
-def _compare_with_model(ours: Translated, checkpoint: Checkpoint) -> None:
+def _compare_with_model(ours: Translated, checkpoint: Checkpoint, table: Table) -> None:
     """Check names and shapes against the model that the config describes."""
     if not checkpoint.config:
         return
@@ -315,9 +315,12 @@ def _compare_with_model(ours: Translated, checkpoint: Checkpoint) -> None:
         if got.get(name) != expected.get(name):
             found = f"has shape {got[name]}" if name in got else "is missing"
             wanted = f"has it as {expected[name]}" if name in expected else "lacks it"
+            names = table.flipped().counterparts(name)
+            stored = ", ".join(repr(checkpoint.naming.wrapper + n) for n in names)
             raise ConversionError(
                 f"{checkpoint.path}: {name!r} {found}, but the model that config.json"
                 f" describes {wanted}."
+                + (f" Its name in this checkpoint is {stored}." if stored else "")
             )
 
 
