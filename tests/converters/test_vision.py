@@ -29,7 +29,8 @@ from vision import (
 )
 
 from mda_jax.converters import ConversionError, build, in_dialect, to_flax, to_torch
-from mda_jax.converters.checkpoint import leaves, model_of
+from mda_jax.converters.convert import leaves
+from mda_jax.converters.reference import model_of
 
 
 FAMILIES = {
@@ -53,8 +54,9 @@ ELSEWHERE = {
     "resnet_bottleneck",
     "vit",
 }
+ALIKE = {"resnet_basic", "convnextv2", "mean"}  # others have the same names
 OTHERS = [
-    (source, name)
+    pytest.param(source, name, marks=pytest.mark.slow if name in ALIKE else [])
     for source in ("timm", "torchvision", "big_vision", "hf_flax")
     for name in stored(source)
     if source == "big_vision" or name.split("_")[0] in (*FAMILIES, "convnextv2")
