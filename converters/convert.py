@@ -7,7 +7,7 @@ from typing import Any
 from mda_jax.converters.checkpoint import Checkpoint
 from mda_jax.converters.naming import Naming, dialect_of, family_of, named
 from mda_jax.converters.reference import check_leaves, model_of
-from mda_jax.converters.rules import Rule
+from mda_jax.converters.rules import Rule, Table
 from mda_jax.converters.translate import Arrays, Joined, Translated, flat, nested
 
 
@@ -132,7 +132,12 @@ def leaves(checkpoint: Checkpoint) -> Translated:
     rules = _rules(naming, checkpoint.source.sizes, checkpoint.config)
     ours = Translated(Joined([(checkpoint.tensors, names)]), rules)
     got = {name: ours.spec(name).shape for name in ours}
-    check_leaves(checkpoint.family, checkpoint.config, got, checkpoint.path)
+    back = Table(rules).flipped()
+
+    def stored(leaf: str) -> list[str]:
+        return [naming.wrapper + name for name in back.counterparts(leaf)]
+
+    check_leaves(checkpoint.family, checkpoint.config, got, checkpoint.path, stored)
     return ours
 
 

@@ -9,12 +9,16 @@ import numpy as np
 from mda_jax.converters.dialects import Dialect, Family
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.families import FAMILIES
+from mda_jax.converters.formats.arrays import row_major_bytes
 from mda_jax.converters.rules import Rule, Table
 from mda_jax.converters.translate import Named
 
 
 # What training code puts before every name.
-WRAPPERS = ("", "module.", "_orig_mod.", "model.", "module._orig_mod.", "params/")
+WRAPPERS = (
+    *("", "module.", "_orig_mod.", "model.", "params/"),
+    *("module._orig_mod.", "_orig_mod.module.", "model._orig_mod."),
+)
 _BLOCK = 1 << 22  # entries compared at a time
 
 
@@ -158,7 +162,9 @@ def _equal(tensors: Named, wrapper: str, *names: str) -> bool:
         return True
     if tensors.spec(one) != tensors.spec(other):
         return False
-    a, b = (np.asarray(tensors[n]).reshape(-1).view(np.uint8) for n in (one, other))
+    a, b = (
+        np.frombuffer(row_major_bytes(tensors[name]), np.uint8) for name in (one, other)
+    )
     starts = range(0, a.size, _BLOCK)
     return all(np.array_equal(a[s : s + _BLOCK], b[s : s + _BLOCK]) for s in starts)
 

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
@@ -47,7 +47,11 @@ def _shapes(
 
 
 def check_leaves(
-    family: str, config: Mapping[str, Any], got: Mapping[str, Shape], path: object
+    family: str,
+    config: Mapping[str, Any],
+    got: Mapping[str, Shape],
+    path: object,
+    stored: Callable[[str], list[str]],
 ) -> None:
     """Compare leaves with the model that a config describes.
 
@@ -58,6 +62,7 @@ def check_leaves(
       config: content of its `config.json`.
       got: shapes of the leaves of a checkpoint.
       path: of the checkpoint, for the message.
+      stored: from a leaf to the names that the checkpoint has for it.
 
     Raises:
       ConversionError: a leaf is missing, or too many, or of another shape.
@@ -73,7 +78,9 @@ def check_leaves(
         if got.get(name) != expected.get(name):
             found = f"has shape {got[name]}" if name in got else "is missing"
             wanted = f"has it as {expected[name]}" if name in expected else "lacks it"
+            names = ", ".join(map(repr, stored(name)))
             raise ConversionError(
                 f"{path}: {name!r} {found}, but the model that config.json"
                 f" describes {wanted}."
+                + (f" Its name in this checkpoint is {names}." if names else "")
             )

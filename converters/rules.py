@@ -104,6 +104,14 @@ class Table:
         near = difflib.get_close_matches(name, templates, 1, 0)
         return f"no rule for the tensor {name!r}; the nearest is {near[0]!r}."
 
+    def counterparts(self, name: str) -> list[str]:
+        """What the rules that take a tensor give for it, the first of each list."""
+        return [
+            _filled(template, match.groupdict(), 0)
+            for place, match in self._places(name)
+            for template in place.rule.inner
+        ]
+
     def groups(self, shapes: Mapping[str, Shape]) -> list[Group]:
         """Apply the rules to the tensors of a model.
 

@@ -41,12 +41,20 @@ WRITERS: dict[str, Callable[[Path, Named], None]] = {
         folder / "pytorch_model.bin", tensors
     ),
 }
+# Of the files that are of a format.
+SUFFIXES: dict[str, frozenset[str]] = {
+    "safetensors": frozenset({".safetensors"}),
+    "msgpack": frozenset({".msgpack"}),
+    "npz": frozenset({".npz"}),
+    "orbax": frozenset(),
+    "pytorch": frozenset({".bin", ".pt", ".pth", ".ckpt"}),
+}
 
 
 def save(
     model: Checkpoint | Mapping[Any, Any],
     path: str | os.PathLike[str],
-    format: str = "safetensors",
+    format: str | None = None,
     *,
     force: bool = False,
 ) -> None:
@@ -56,39 +64,41 @@ def save(
     and, if it was converted, the folder `conversion`: with it `to_torch` can write the
     files that it came from again. A checkpoint that is back in the dialect of its
     source, with the shapes and types it had, is written in the files of the source,
-    byte for byte where the numbers are the same, whatever the format asked for.
+    byte for byte where the numbers are the same, unless another format is asked for.
 
     Args:
       model: a checkpoint; or nested dicts of arrays, of which the weights alone are
         written.
       path: the folder, in one that exists.
-      format: one of `WRITERS`.
+      format: one of `WRITERS`; that of the source's files, or else safetensors, unless
+        stated.
       force: replace a folder of that name.
 
     Raises:
       ConfigError: the folder exists, or the format is not known.
       ValueError: an element type that the format cannot store.
     """
-    if format not in WRITERS:
+    if format is not None and format not in WRITERS:
         listed = ", ".join(WRITERS)
         raise ConfigError(f"{format!r} is no format to write; there are {listed}.")
+    write = WRITERS[format or "safetensors"]
     folder = Path(path)
     (check_replaceable if force else check_absent)(folder)
     if not isinstance(model, Checkpoint):
         with new_folder(folder, force=force, resume=False) as new:
-            WRITERS[format](new, Arrays(flat(model)))
+            write(new, Arrays(flat(model)))
         return
     if model.path is not None:
         check_apart(folder, [model.path])
     files = _outlines(model.source)
     with new_folder(folder, force=force, resume=False) as new:
         if model.naming != model.source.naming:
-            WRITERS[format](new, model.tensors)
+            write(new, model.tensors)
             _write_notes(new, model, files)
-        elif files and _specs(model.tensors) == _specs_of_files(files):
+        elif _are_of(files, format) and _specs(model.tensors) == _specs_of_files(files):
             _write_files(new, model.tensors, files)
         else:
-            WRITERS[format](new, model.tensors)
+            write(new, model.tensors)
         _write_companions(new, model)
 
 
@@ -111,6 +121,12 @@ def _outlines(source: Source) -> dict[str, Any]:
         if set(named) == set(found):
             found[index.name] = {"text": index.read_text(encoding="utf-8")}
     return found
+
+
+def _are_of(files: Mapping[str, Any], format: str | None) -> bool:
+    """Whether there are files, all of a format; of any if none is stated."""
+    held = [Path(name).suffix for name, file in files.items() if "specs" in file]
+    return bool(held) and (format is None or set(held) <= SUFFIXES[format])
 
 
 def _specs(tensors: Named) -> dict[str, list[Any]]:

@@ -18,14 +18,14 @@ from mda_jax.converters.models.layers import (
     Mlp,
     dense_if_stored,
     embed,
+    word_head,
 )
 
 
 class Config(HubConfig):
     """Fields of `config.json`."""
 
-    model_type: str = "bert"
-    architectures: tuple[str, ...] | None = None
+    model_type: Literal["bert"] = "bert"
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -43,9 +43,14 @@ class Config(HubConfig):
         return None
 
     @property
+    def activation_of_words(self) -> Activation:
+        """That of the head of masked words."""
+        return self.hidden_act
+
+    @property
     def classifies_tokens(self) -> bool:
         """Whether the classifier was made for tokens, not for texts."""
-        return any("TokenClassification" in a for a in self.architectures or ())
+        return self.is_for("TokenClassification")
 
     @property
     def longest(self) -> int:
@@ -117,11 +122,17 @@ class MaskedLanguageHead(nnx.Module):
         self.dense = nnx.Linear(width, width, rngs=rngs)
         self.norm = LayerNorm(width, config.layer_norm_eps)
         biased = "mlm/decoder/bias" in leaves
-        self.decoder = dense_if_stored(
-            leaves, "mlm/decoder", width, rngs, use_bias=biased
+        self.decoder = word_head(
+            leaves,
+            "mlm/decoder",
+            width,
+            config.vocab_size,
+            rngs,
+            is_own=config.has_own_head("ForMaskedLM", "ForPreTraining"),
+            use_bias=biased,
         )
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
-        self.activation = config.hidden_act
+        self.activation = config.activation_of_words
 
     def __call__(self, x: Float[Array, "*n width"], words: nnx.Embed) -> Array:
         """Logits."""

@@ -183,11 +183,14 @@ def build(
       ConversionError: a field of the config is not understood, or it has no tower that
         the checkpoint has.
     """
+    vision, text = read(config)
     both = "logit_scale" in leaves
     of_images, of_texts = (
-        both or f"{tower}/projection/kernel" in leaves for tower in ("vision", "text")
+        both
+        or f"{name}/projection/kernel" in leaves
+        or (tower is not None and tower.is_for("WithProjection"))
+        for name, tower in (("vision", vision), ("text", text))
     )
-    vision, text = read(config)
     return assembled(
         vision and Vision(vision, rngs, project=of_images),
         text and ClipText(text, rngs, project=of_texts),

@@ -2,9 +2,16 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from mda_jax.converters.errors import ConversionError
 
@@ -12,28 +19,30 @@ from mda_jax.converters.errors import ConversionError
 # Of training, generation and bookkeeping; none changes what a trained model computes.
 HARMLESS = frozenset(
     """
-    architectures auto_map bad_words_ids begin_suppress_tokens bos_token_id
-    cache_implementation chunk_size_feed_forward classifier_dropout
-    cross_attention_hidden_size custom_pipelines custom_text decoder_start_token_id
-    directionality diversity_penalty do_sample dtype early_stopping
-    encoder_no_repeat_ngram_size eos_token_id eos_token_ids
+    attn_implementation auto_map bad_words_ids begin_suppress_tokens
+    bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
+    cls_token_id cross_attention_hidden_size custom_pipelines custom_text
+    decoder_start_token_id directionality diversity_penalty do_sample dtype
+    early_stopping encoder_no_repeat_ngram_size eos_token_id eos_token_ids
     exponential_decay_length_penalty finetuning_task forced_bos_token_id
     forced_eos_token_id gradient_checkpointing hf_tokenizer_name id2label
-    init_logit_scale initializer_factor initializer_range is_encoder_decoder label2id
-    language length_penalty logit_scale_init_value max_length max_sequence_length
-    min_length n_ctx n_special name_or_path no_repeat_ngram_size nonscalar_logit_scale
-    num_beam_groups num_beams num_labels num_return_sequences output_attentions
-    output_hidden_states output_past output_router_logits output_scores output_tokens
-    pad_id pad_token_id pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
-    pooler_size_per_head pooler_type predict_special_tokens prefix pretraining_tp
-    problem_type remove_invalid_values reorder_and_upcast_attn repetition_penalty
-    return_dict return_dict_in_generate router_aux_loss_coef router_jitter_noise
-    sep_token_id sinusoidal_pos_embds summary_activation summary_proj_to_labels
-    summary_type summary_use_proj suppress_tokens task_specific_params temperature
-    tf_legacy_loss tie_encoder_decoder tie_weights_ tie_word_embeddings tokenizer_class
+    init_logit_scale initializer_factor initializer_range is_encoder_decoder
+    keys_to_ignore_at_inference label2id language length_penalty logit_scale_init_value
+    mask_token_id max_length max_sequence_length min_length model_max_length n_ctx
+    n_special name_or_path no_repeat_ngram_size nonscalar_logit_scale num_beam_groups
+    num_beams num_labels num_return_sequences output_attentions output_hidden_states
+    output_past output_router_logits output_scores output_tokens pad_id pad_token_id
+    pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
+    pooler_type predict_special_tokens prefix pretraining_tp problem_type
+    remove_invalid_values reorder_and_upcast_attn repetition_penalty return_dict
+    return_dict_in_generate router_aux_loss_coef router_jitter_noise
+    sbert_ce_default_activation_function sentence_transformers sep_token_id
+    sinusoidal_pos_embds summary_activation summary_proj_to_labels summary_type
+    summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tie_weights_ tokenizer_class
     tokenizer_kwargs tokenizer_mode top_k top_p torch_dtype torchscript
-    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
-    xla_device
+    transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version
+    use_bfloat16 use_cache xla_device
     """.split()
 )
 
@@ -59,6 +68,8 @@ class HubConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
+    architectures: tuple[str, ...] | None = None
+    tie_word_embeddings: Annotated[bool, BeforeValidator(bool)] = True  # may be null
     add_cross_attention: Literal[False] = False
     is_decoder: Literal[False] = False
     pruned_heads: dict[str, list[int]] = Field({}, max_length=0)
@@ -89,6 +100,14 @@ class HubConfig(BaseModel):
             return cls.model_validate(content)
         except ValidationError as e:
             raise ConversionError(_line(e, cls)) from e
+
+    def is_for(self, *purposes: str) -> bool:
+        """Whether a class that the config names was made for one of these."""
+        return any(p in name for name in self.architectures or () for p in purposes)
+
+    def has_own_head(self, *purposes: str) -> bool:
+        """Whether a model for one of these purposes has an untied last matrix."""
+        return self.is_for(*purposes) and not self.tie_word_embeddings
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:

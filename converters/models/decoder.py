@@ -138,7 +138,8 @@ class Decoder(nnx.Module):
                 width, config.vocab_size, use_bias=False, rngs=rngs
             )
         if "classifier/kernel" in leaves:
-            labels, bias = leaves["classifier/kernel"][-1], "classifier/bias" in leaves
+            labels = leaves["classifier/kernel"][-1]
+            bias = "classifier/bias" in leaves or config.is_for("TokenClassification")
             self.classifier = nnx.Linear(width, labels, use_bias=bias, rngs=rngs)
         self.config = config
 

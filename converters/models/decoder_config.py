@@ -25,7 +25,6 @@ class DecoderConfig(HubConfig):
     norms_after: ClassVar[bool] = False
 
     model_type: str
-    architectures: tuple[str, ...] | None = None
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -100,8 +99,7 @@ class DecoderConfig(HubConfig):
     @property
     def lacks_head(self) -> bool:
         """Whether a checkpoint without `lm_head` is not whole."""
-        named = self.architectures and self._is_for("ForCausalLM")
-        return bool(named) and not self.tie_word_embeddings
+        return self.has_own_head("ForCausalLM")
 
     def _is_for(self, purpose: str) -> bool:
         named = self.architectures

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from mda_jax.converters.models.layers import attend
+from mda_jax.converters.models.layers import attend, check_heads
 
 
 class Memory(NamedTuple):
@@ -38,6 +38,8 @@ class MemoryAttention(nnx.Module):
         use_bias: bool,
         scale: float,
     ):
+        check_heads(inner, heads)
+
         def dense(before: int, after: int) -> nnx.Linear:
             return nnx.Linear(before, after, use_bias=use_bias, rngs=rngs)
 

@@ -22,6 +22,7 @@ from mda_jax.converters.models.layers import (
     Mlp,
     dense_if_stored,
     embed,
+    word_head,
 )
 
 
@@ -112,7 +113,14 @@ class Gpt2(nnx.Module):
         layers = range(config.n_layer)
         self.layers = nnx.List([Layer(config, number, rngs) for number in layers])
         self.norm = LayerNorm(config.n_embd, config.layer_norm_epsilon)
-        self.lm_head = dense("lm_head", use_bias=False)
+        self.lm_head = word_head(
+            leaves,
+            "lm_head",
+            config.n_embd,
+            config.vocab_size,
+            rngs,
+            is_own=config.has_own_head("LMHead"),
+        )
         self.score = dense("score", use_bias=False)
         self.classifier, self.span = dense("classifier"), dense("span")
         self.ends, self.padding = config.ends, config.pad_token_id

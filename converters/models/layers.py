@@ -10,6 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import AfterValidator
 
+from mda_jax.converters.errors import ConversionError
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -100,6 +102,7 @@ class Attention(nnx.Module):
         out_bias: bool | None = None,
     ):
         """Make the layers; `out` has a bias where the others do, unless stated."""
+        check_heads(width, heads)
 
         def dense(use_bias: bool) -> nnx.Linear:
             return nnx.Linear(width, width, use_bias=use_bias, rngs=rngs)
@@ -180,6 +183,45 @@ def dense_if_stored(
     if shape is None:
         return None
     return nnx.Linear(width, shape[-1], use_bias=use_bias, rngs=rngs)
+
+
+def word_head(
+    leaves: Mapping[str, tuple[int, ...]],
+    name: str,
+    width: int,
+    words: int,
+    rngs: nnx.Rngs,
+    *,
+    is_own: bool,
+    use_bias: bool = False,
+) -> nnx.Linear | None:
+    """The last matrix of a language model, or None where it is the embedding.
+
+    Args:
+      leaves: shapes by name; a matrix that is there is used.
+      name: of the matrix.
+      width: of its input.
+      words: how many are known.
+      rngs: for the first weights.
+      is_own: whether a checkpoint without it is not whole.
+      use_bias: whether it has a bias, which must be there then.
+    """
+    if f"{name}/kernel" in leaves or is_own:
+        return nnx.Linear(width, words, use_bias=use_bias, rngs=rngs)
+    return None
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Check that heads share a width evenly.
+
+    Raises:
+      ConversionError: they do not.
+    """
+    if width % heads:
+        raise ConversionError(
+            f"config.json: a width of {width} cannot be shared by {heads} heads;"
+            " expected a number of heads that divides it."
+        )
 
 
 def embed(entries: int, width: int, rngs: nnx.Rngs) -> nnx.Embed:

@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from mda_jax.converters.models import bert
+from mda_jax.converters.models.layers import Activation
 
 
 class Config(bert.Config):
@@ -20,6 +21,11 @@ class Config(bert.Config):
     def padding(self) -> int:
         """The token from whose id on places are counted."""
         return self.pad_token_id
+
+    @property
+    def activation_of_words(self) -> Activation:
+        """That of the head of masked words: always the same."""
+        return "gelu"
 
 
 class XlmConfig(Config):

@@ -143,7 +143,7 @@ def build(
     return assembled(
         vision and Vision(vision, rngs),
         text and Text(text, _projection(text, rngs), rngs),
-        leaves,
+        {"logit_bias": (1,), **leaves},
         rngs,
     )
 

@@ -23,8 +23,8 @@ from mda_jax.converters.models.layers import (
     ACTIVATIONS,
     Activation,
     Mlp,
-    dense_if_stored,
     embed,
+    word_head,
 )
 from mda_jax.converters.models.norms import RmsNorm
 
@@ -39,7 +39,6 @@ class Config(HubConfig):
     """Fields of `config.json`."""
 
     model_type: Literal["t5"] = "t5"
-    architectures: tuple[str, ...] | None = None
     is_encoder_decoder: bool = True
     vocab_size: int = 32128
     d_model: int = 512
@@ -54,7 +53,6 @@ class Config(HubConfig):
     feed_forward_proj: Annotated[str, AfterValidator(_known)] = "relu"
     dense_act_fn: Activation | None = None
     is_gated_act: bool | None = None
-    tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None
     eos_token_id: int | list[int] | None = 1
     pad_token_id: int | None = 0
@@ -88,8 +86,7 @@ class Config(HubConfig):
     @property
     def has_decoder(self) -> bool:
         """Whether the model is more than an encoder."""
-        alone = any("EncoderModel" in a for a in self.architectures or ())
-        return self.is_encoder_decoder and not alone
+        return self.is_encoder_decoder and not self.is_for("EncoderModel")
 
 
 def buckets(length: int, count: int, farthest: int) -> np.ndarray:
@@ -271,7 +268,14 @@ class T5(nnx.Module):
         self.encoder = Stack(config, config.num_layers, rngs, causal=False)
         number = config.num_layers if layers is None else layers
         self.decoder = Stack(config, number, rngs, causal=True)
-        self.lm_head = dense_if_stored(leaves, "lm_head", width, rngs, use_bias=False)
+        self.lm_head = word_head(
+            leaves,
+            "lm_head",
+            width,
+            config.vocab_size,
+            rngs,
+            is_own=config.has_own_head("ForConditionalGeneration"),
+        )
         self.scale = width**-0.5 if config.scales_outputs else 1.0
         self.ends = end_tokens(config.eos_token_id)
         self.padding = config.pad_token_id or 0

@@ -397,6 +397,11 @@ class TwoTowers(nnx.Module):
 Model = ImageModel | ImageClassifier | TextModel | TwoTowers
 
 
+def _one(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a number, which may be stored as a vector of one."""
+    return (1,) if shape else ()
+
+
 def assembled(
     vision: Images | None,
     text: Text | None,
@@ -415,7 +420,7 @@ def assembled(
       ConversionError: the checkpoint has none of the towers.
     """
     held = {name.split("/")[0] for name in leaves}
-    if isinstance(vision, PatchTower) and "classifier" in held:
+    if isinstance(vision, PatchTower) and "classifier/kernel" in leaves:
         width, classes = leaves["classifier/kernel"]
         return ImageClassifier(vision, nnx.Linear(width, classes, rngs=rngs))
     if vision and text and {"vision", "text"} <= held:
@@ -423,8 +428,8 @@ def assembled(
         return TwoTowers(
             vision,
             text,
-            jnp.zeros(scale),
-            None if bias is None else jnp.zeros(bias),
+            jnp.zeros(_one(scale)),
+            None if bias is None else jnp.zeros(_one(bias)),
         )
     if vision and "vision" in held:
         return ImageModel(vision)

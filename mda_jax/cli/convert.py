@@ -27,7 +27,6 @@ class Target(StrEnum):
 
 
 _FORMATS = {
-    Target.TORCH: "safetensors",
     Target.FLAX: "msgpack",
     Target.ORBAX: "orbax",
 }
@@ -73,7 +72,7 @@ def convert(
             made = converters.to_torch(source, dialect=dialect)
         else:
             made = converters.in_dialect(source, dialect or "nnx")
-        converters.save(made, dst, format or _FORMATS[to], force=force)
+        converters.save(made, dst, format or _FORMATS.get(to), force=force)
     if not quiet:
         print(
             f"{len(made.tensors)} tensors of {made.family} in {dst}:"

@@ -43,6 +43,20 @@ def test_a_dialect_and_a_format_are_chosen(model, tmp_path):
     assert "dialect: scanned" in shown.stdout and "converted from: hub" in shown.stdout
 
 
+def test_files_of_torch_become_safetensors_and_back(model, tmp_path):
+    steps = [("a", "pytorch", "pytorch_model.bin"), ("b", "safetensors", "model.saf")]
+    source = model
+    for name, format, begins in steps:
+        arguments = ("--to", "torch", "--format", format)
+        assert run("convert", source, tmp_path / name, *arguments).exit_code == 0
+        source = tmp_path / name
+        assert [n for n in files(source) if n.startswith(begins)]
+    assert (
+        load_file(tmp_path / "b/model.safetensors").keys()
+        == load_file(model / "model.safetensors").keys()
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -229,3 +229,25 @@ def test_refuses_tensors_that_do_not_fit(change, message):
     change(tensors)
     with pytest.raises(ConversionError, match=message):
         leaves(in_memory(tensors, CASES["roberta_mlm"]))
+
+
+def test_a_relative_of_bert_is_not_taken_for_it():
+    """CamemBERT has the names of BERT, and counts places as RoBERTa does."""
+    with pytest.raises(ConversionError, match="'camembert'; input should be 'bert'"):
+        bert.sizes({"model_type": "camembert"})
+
+
+def test_knows_what_cross_encoders_add_to_a_config():
+    added = {
+        "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity",
+        "sentence_transformers": {"version": "4.1.0"},
+    }
+    assert bert.sizes({"model_type": "bert", **added})["heads"] == 12
+
+
+def test_tied_tensors_may_be_stored_with_gaps():
+    """A file of torch keeps the steps of a view."""
+    decoder, bias = "cls.predictions.decoder.bias", "cls.predictions.bias"
+    gaps = np.repeat(state("bert_mlm")[bias], 2)[::2]
+    opened = in_memory(state("bert_mlm") | {bias: gaps, decoder: gaps}, {})
+    assert opened.ties == {decoder: bias}

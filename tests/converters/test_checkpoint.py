@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from parity import in_memory
 from safetensors.numpy import save_file
 from torch_models import CASES, build, saved, slow_but
 
@@ -196,6 +197,43 @@ def test_a_checkpoint_that_does_not_fit_is_refused(change, message, folders, tmp
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(converters.ConversionError, match=message):
         converters.to_flax(converters.load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        ("gpt2_untied", "lm_head.weight"),
+        ("gpt2_untied", "transformer.wte.weight"),
+        ("t5_gated_untied", "lm_head.weight"),
+        ("t5_gated_untied", "shared.weight"),
+        ("distilbert_mlm_untied", "vocab_projector.weight"),
+        ("bert_mlm_untied", "cls.predictions.decoder.weight"),
+        ("clip", "logit_scale"),
+        ("clip_vision_projection", "visual_projection.weight"),
+        ("siglip", "logit_bias"),
+    ],
+)
+def test_what_heads_need_must_be_there(case, name):
+    """Also where another tensor could take its place, were the model tied."""
+    held = {n: x.numpy() for n, x in build(case).state_dict().items()}
+    tensors = {n: x for n, x in held.items() if "embed_tokens" not in n}
+    rest = {n: x for n, x in tensors.items() if n != name}
+    longer = np.concatenate([np.atleast_1d(tensors[name])] * 2)
+    for wrong in (rest, rest | {name: longer}):
+        with pytest.raises(converters.ConversionError, match=r"missing|shape|lacks"):
+            leaves(in_memory(wrong, CASES[case]))
+
+
+@pytest.mark.parametrize("case", ["bert", "gpt2", "vit", "siglip_text"])
+def test_heads_share_a_width_evenly(case):
+    heads = "n_head" if case == "gpt2" else "num_attention_heads"
+    tensors = {n: x.numpy() for n, x in build(case).state_dict().items()}
+    opened = in_memory(tensors, CASES[case] | {heads: 5})
+    with (
+        pytest.warns(UserWarning, match="not compared"),
+        pytest.raises(converters.ConversionError, match="shared by 5 heads"),
+    ):
+        converters.build(opened)
 
 
 def test_a_config_that_is_not_understood_only_stops_models(folders, tmp_path):

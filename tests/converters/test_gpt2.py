@@ -180,7 +180,10 @@ def test_refuses_what_it_would_compute_otherwise(field, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("h.1.attn.c_attn.bias"), "/key/bias' is missing"),
+        (
+            lambda t: t.pop("h.1.attn.c_attn.bias"),
+            r"/key/bias' is mis.*'h\.1\.attn\.c_attn\.bias'",
+        ),
         (
             lambda t: t.update({"h.1.attn.q_attn.bias": np.ones(2)}),
             "no rule for .*q_at",
