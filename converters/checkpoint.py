@@ -10,9 +10,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from mda_jax.converters.companions import NOTES, STASH
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.formats import FormatError, open_tensors
-from mda_jax.converters.naming import Naming, dialect_of, family_of, named, recognise
+from mda_jax.converters.naming import (
+    Naming,
+    dialect_of,
+    family_of,
+    named,
+    noted,
+    recognise,
+)
+from mda_jax.converters.notes import read_notes
 from mda_jax.converters.rules import Rule, Table
 from mda_jax.converters.transforms import Shape
 from mda_jax.converters.translate import (
@@ -25,9 +34,7 @@ from mda_jax.converters.translate import (
 )
 
 
-HISTORY = "conversion"  # the folder of what a converted checkpoint was
 OPEN_CLIP = "open_clip_config.json"  # of OpenCLIP, which has no config.json
-NOTES, STASH = f"{HISTORY}/notes.json", f"{HISTORY}/stash.safetensors"
 
 
 class Source(NamedTuple):
@@ -104,9 +111,9 @@ def load(path: str | Path) -> Checkpoint:
     folder = path if path.is_dir() else path.parent
     tensors = open_tensors(path)
     config = read_json(folder / "config.json") or read_json(folder / OPEN_CLIP)
-    notes = read_json(folder / NOTES)
+    notes = read_notes(folder / NOTES)
     if notes:
-        naming, source = Naming(**notes["naming"]), _source(folder, notes["source"])
+        naming, source = noted(notes["naming"]), _source(folder, notes["source"])
     else:
         naming = recognise(tensors, config)
         source = Source(naming, stash=_buffers(tensors, naming), files=tensors.files)
@@ -248,7 +255,7 @@ def read_json(path: Path) -> dict[str, Any]:
     advice = "Copy the file again."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         found = f"no valid JSON ({ascii(str(e))[:80]})"
         raise FormatError(path, found, "a JSON object", advice) from e
     if not isinstance(content, dict):
@@ -265,7 +272,7 @@ def _source(folder: Path, notes: Mapping[str, Any]) -> Source:
     """What a Flax checkpoint was, from what was written beside it."""
     stash = folder / STASH
     return Source(
-        Naming(**notes["naming"]),
+        noted(notes["naming"]),
         notes["sizes"],
         open_tensors(stash) if stash.is_file() else Arrays({}),
         outlines=notes["outlines"],

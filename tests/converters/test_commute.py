@@ -9,6 +9,7 @@ import mda_jax as mda
 from mda_jax import converters
 from mda_jax.converters.checkpoint import with_tree
 from mda_jax.converters.naming import family_of
+from mda_jax.pipeline.run import run
 
 
 LAYOUTS = "nnx", "scanned", "head_split", "hf_flax", "fused"
@@ -76,3 +77,25 @@ def layout_of(case):
 @pytest.mark.parametrize("name", METHODS)
 def test_merging_commutes_with_conversion(case, name, folders):
     check(case, layout_of(case), getattr(mda.methods, name)(), folders)
+
+
+@pytest.mark.parametrize("format", ["msgpack", "orbax"])
+def test_merged_folders_of_flax_convert_into_those_of_torch(format, folders, tmp_path):
+    """Buffers that Flax lacks come back too, from what the conversion left."""
+    source = converters.load(saved("resnet_basic", folders))
+    base = {name: np.asarray(source.tensors[name]) for name in source.tensors}
+    for i, tensors in enumerate(experts(base, 2)):
+        model = with_tree(source, tensors, source.dialect)
+        converters.save(model, tmp_path / f"torch{i}")
+        flax = converters.in_dialect(converters.load(tmp_path / f"torch{i}"), "nnx")
+        converters.save(flax, tmp_path / f"flax{i}", format)
+    for kind in ("torch", "flax"):
+        models = [{"model": str(tmp_path / f"{kind}{i}")} for i in range(2)]
+        recipe = {"merge_method": "linear", "models": models, "dtype": "float32"}
+        run(recipe | {"parameters": {"weight": 0.5}}, tmp_path / kind)
+    back = converters.to_torch(converters.load(tmp_path / "flax"))
+    converters.save(back, tmp_path / "back")
+    weights = "model.safetensors"
+    assert (tmp_path / "back" / weights).read_bytes() == (
+        tmp_path / "torch" / weights
+    ).read_bytes()
