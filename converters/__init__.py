@@ -1,10 +1,9 @@
 """PyTorch checkpoints into Flax and back, bit for bit."""
 
-from mda_jax.converters.checkpoint import (
-    Checkpoint as Checkpoint,
+from mda_jax.converters.checkpoint import Checkpoint as Checkpoint, load as load
+from mda_jax.converters.convert import (
     build as build,
     in_dialect as in_dialect,
-    load as load,
     to_flax as to_flax,
     to_torch as to_torch,
     with_tree as with_tree,

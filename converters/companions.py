@@ -21,7 +21,8 @@ def companions(folder: Path) -> list[Path]:
     """All files of a model folder but weights, their indices, and hidden files.
 
     A subfolder that holds weights (another format, a training checkpoint) is left out,
-    and so is what a conversion left; see `history`.
+    and so are links to folders, which may lead anywhere, and what a conversion left;
+    see `history`.
 
     Args:
       folder: a model folder.
@@ -55,7 +56,7 @@ def is_weights(path: Path) -> bool:
 def _kept(folder: Path) -> Iterator[Path]:
     is_of_orbax = (folder / "_METADATA").is_file()
     for path in folder.iterdir():
-        if path.name.startswith("."):
+        if path.name.startswith(".") or (path.is_symlink() and path.is_dir()):
             continue
         if path.is_dir():
             if not is_of_orbax and not any(is_weights(p) for p in path.rglob("*")):

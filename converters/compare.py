@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mda_jax.converters.checkpoint import Checkpoint, build, leaves, model_of
+from mda_jax.converters.checkpoint import Checkpoint
+from mda_jax.converters.convert import build, leaves
 from mda_jax.converters.errors import ConversionError
 from mda_jax.converters.formats import Spec
+from mda_jax.converters.reference import model_of
 from mda_jax.converters.translate import Named
 
 

@@ -23,6 +23,6 @@ EXPERTS = (
     ),
     experts("layers.{i}.mlp.experts.down_proj", "layers/{i}/mlp/experts/down"),
 )
-IN_MEMORY = decoder("transformers", ATTENTION, *EXPERTS, *NORMS)
+IN_MEMORY = decoder("transformers5", ATTENTION, *EXPERTS, *NORMS)
 
 FAMILY = Family("mixtral", ("mixtral",), (HUB, IN_MEMORY))

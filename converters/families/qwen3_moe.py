@@ -23,6 +23,6 @@ HUB = decoder(
     ),
     *NORMS,
 )
-IN_MEMORY = decoder("transformers", ATTENTION, NORMS_OF_HEADS, MLP, *EXPERTS, *NORMS)
+IN_MEMORY = decoder("transformers5", ATTENTION, NORMS_OF_HEADS, MLP, *EXPERTS, *NORMS)
 
 FAMILY = Family("qwen3_moe", ("qwen3_moe",), (HUB, IN_MEMORY))

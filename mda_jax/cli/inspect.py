@@ -24,7 +24,7 @@ def inspect(
 ) -> None:
     """Show family, dialect, shapes, types and ties of a checkpoint."""
     with one_line_errors(debug=debug):
-        from mda_jax.converters.checkpoint import leaves
+        from mda_jax.converters.convert import leaves
 
         checkpoint = opened(path)
         _print(checkpoint, every)

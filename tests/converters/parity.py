@@ -4,14 +4,10 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from mda_jax.converters.checkpoint import (
-    Checkpoint,
-    Source,
-    leaves,
-    model_of,
-    shapes,
-)
+from mda_jax.converters.checkpoint import Checkpoint, Source
+from mda_jax.converters.convert import leaves
 from mda_jax.converters.naming import recognise
+from mda_jax.converters.reference import model_of, shapes
 from mda_jax.converters.translate import Arrays, Translated
 
 

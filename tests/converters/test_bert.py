@@ -19,7 +19,7 @@ from stored import inputs, stored, weights
 from torch_models import CASES, build as build_anew
 
 from mda_jax.converters import ConversionError, build, in_dialect
-from mda_jax.converters.checkpoint import leaves
+from mda_jax.converters.convert import leaves
 from mda_jax.converters.models import bert, distilbert, roberta
 
 

@@ -10,17 +10,21 @@ from safetensors.numpy import save_file
 from torch_models import CASES, build, saved
 
 from mda_jax import converters
-from mda_jax.converters.checkpoint import in_dialect, leaves
+from mda_jax.converters.convert import in_dialect, leaves
 from mda_jax.converters.errors import ConfigError
-from mda_jax.converters.families import FAMILIES
 from mda_jax.converters.naming import family_of
 
 
-KNOWN = {kind for family in FAMILIES for kind in family.model_types}
-cases = pytest.mark.parametrize(
-    "case", [name for name, config in CASES.items() if config["model_type"] in KNOWN]
+ALWAYS = set(
+    "vit dinov2_swiglu clip clip_vision siglip bert_pretraining roberta_mlm distilbert"
+    " gpt2_lm t5 t5_gated_untied llama_tied gemma3 phi3 mixtral qwen3_moe_dense_layer"
+    " resnet_basic convnextv2".split()
 )
-HARMED = ("nnx", "msgpack"), ("scanned", "npz"), ("head_split", "safetensors")
+cases = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[] if c in ALWAYS else pytest.mark.slow) for c in CASES],
+)
+OTHERS = ("nnx", "msgpack"), ("scanned", "npz"), ("head_split", "safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def test_the_files_come_back_byte_for_byte(case, folders, tmp_path):
     assert_same_folder(tmp_path / "torch", folder)
 
 
-@pytest.mark.parametrize(("dialect", "format"), HARMED)
+@pytest.mark.parametrize(("dialect", "format"), OTHERS)
 @pytest.mark.parametrize("kind", ["bin", "shards", "wrapped", "bfloat16"])
 def test_other_files_come_back_too(kind, dialect, format, folders, tmp_path):
     model = build("bert_mlm")

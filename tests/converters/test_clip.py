@@ -22,7 +22,7 @@ from stored import image, inputs, stored, weights
 from torch_models import CASES, build, fill_model
 
 from mda_jax import merge, methods
-from mda_jax.converters import ConversionError, checkpoint
+from mda_jax.converters import ConversionError, checkpoint, convert
 from mda_jax.converters.families.clip import CUSTOM_TEXT, HUB, OPEN_CLIP, TEXT, VISION
 from mda_jax.converters.models import clip, open_clip
 from mda_jax.converters.translate import flat
@@ -109,7 +109,7 @@ def test_every_bit_of_open_clip_comes_back(case):
 def test_computes_what_torch_does(case):
     reference, config = torch_model(case), config_of(case)
     state = {name: x.numpy() for name, x in reference.state_dict().items()}
-    model = checkpoint.build(in_memory(state, config))
+    model = convert.build(in_memory(state, config))
     given, arrays = {}, []
     if hasattr(model, "vision"):
         pixels = image(2, 1 if case == "older" else 3, 16, 16)
@@ -128,7 +128,7 @@ def test_computes_what_open_clip_does(case):
     opened = in_memory(weights(fixture), {"model_cfg": fixture["arguments"]})
     pixels, tokens = inputs(fixture).values()
     images, tokens = jnp.asarray(pixels.transpose(0, 2, 3, 1)), jnp.asarray(tokens)
-    found = said(checkpoint.build(opened), images, tokens)
+    found = said(convert.build(opened), images, tokens)
     wanted = {name: np.asarray(x) for name, x in fixture["outputs"].items()}
     for name in ("image_features", "text_features"):  # stored as they are projected
         wanted[name] /= np.linalg.norm(wanted[name], axis=1, keepdims=True)
@@ -145,15 +145,15 @@ def test_a_folder_of_open_clip_opens_and_comes_back(tmp_path):
     config = {"model_cfg": fixture["arguments"], "preprocess_cfg": {"mean": [0.5] * 3}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     opened = checkpoint.load(tmp_path / "open_clip_pytorch_model.bin")
-    assert checkpoint.build(opened).vision.patch.image_shape == (16, 16, 3)
-    back = checkpoint.to_torch(checkpoint.to_flax(opened), opened).tensors
+    assert convert.build(opened).vision.patch.image_shape == (16, 16, 3)
+    back = convert.to_torch(convert.to_flax(opened), opened).tensors
     assert all(np.array_equal(back[name], x.numpy()) for name, x in state.items())
 
 
 def test_is_what_flax_models_of_transformers_have_and_compute():
     fixture = stored("hf_flax")["clip"]
     opened = in_memory(weights(fixture), fixture["config"])
-    tree = flat(checkpoint.to_flax(opened, "hf_flax"))
+    tree = flat(convert.to_flax(opened, "hf_flax"))
     digests = {
         name: [list(x.shape), sha256(np.ascontiguousarray(x)).hexdigest()[:16]]
         for name, x in tree.items()
@@ -162,14 +162,14 @@ def test_is_what_flax_models_of_transformers_have_and_compute():
     assert in_memory(tree, fixture["config"]).dialect == "hf_flax"
     given = inputs(fixture)
     arrays = given["pixel_values"].transpose(0, 2, 3, 1), given["input_ids"]
-    found = said(checkpoint.build(opened), *map(jnp.asarray, arrays))
+    found = said(convert.build(opened), *map(jnp.asarray, arrays))
     assert_says(found, fixture["outputs"], OUTPUTS)
 
 
 def test_half_wide_weights_compute_in_their_own_type():
     state = {n: x.numpy() for n, x in torch_model("clip").state_dict().items()}
     half = {name: x.astype(ml_dtypes.bfloat16) for name, x in state.items()}
-    model = checkpoint.build(in_memory(half, config_of("clip")))
+    model = convert.build(in_memory(half, config_of("clip")))
     pixels = image(2, 3, 16, 16)
     arrays = jnp.asarray(pixels.transpose(0, 2, 3, 1)), jnp.asarray(TEXTS)
     found = said(model, *arrays)
@@ -187,8 +187,8 @@ def test_layouts_for_flax_come_back():
     )
     opened = in_memory(state, config_of("clip"))
     for layout in ("head_split", "scanned"):
-        tree = checkpoint.to_flax(opened, layout)
-        back = checkpoint.to_torch(tree, opened, layout=layout)
+        tree = convert.to_flax(opened, layout)
+        back = convert.to_torch(tree, opened, layout=layout)
         assert all(back.tensors[n].tobytes() == x.tobytes() for n, x in state.items())
 
 
@@ -208,11 +208,11 @@ def test_merges_of_image_towers_are_those_of_open_clip_and_of_transformers():
     assert not np.array_equal(wanted[fused], base[fused])
     for dialect in ("nnx", "hub"):
         first, *others = (
-            dict(checkpoint.in_dialect(in_memory(m, {}), dialect).tensors)
+            dict(convert.in_dialect(in_memory(m, {}), dialect).tensors)
             for m in (base, *experts)
         )
         merged = merge(first, others, method)
-        back = checkpoint.to_torch(merged, like, layout=dialect).tensors
+        back = convert.to_torch(merged, like, layout=dialect).tensors
         assert all(np.array_equal(back[name], wanted[name]) for name in base)
 
 
@@ -231,7 +231,7 @@ def test_wrong_tensors_are_refused(change, message):
     state = {n: x.numpy() for n, x in torch_model("clip").state_dict().items()}
     change(state)
     with pytest.raises(ConversionError, match=message):
-        checkpoint.leaves(in_memory(state, config_of("clip")))
+        convert.leaves(in_memory(state, config_of("clip")))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_configs_of_other_models_are_refused(config, message):
 
 def test_wrong_inputs_are_refused():
     state = {n: x.numpy() for n, x in torch_model("clip").state_dict().items()}
-    model = checkpoint.build(in_memory(state, config_of("clip")))
+    model = convert.build(in_memory(state, config_of("clip")))
     images, tokens = clip.example(config_of("clip"), jax.random.key(0))
     with pytest.raises(ValueError, match="Resize"):
         model(images[:, 1:], tokens)

@@ -12,7 +12,7 @@ from parity import (
 )
 from stored import inputs, stored, weights
 
-from mda_jax.converters import ConversionError, checkpoint
+from mda_jax.converters import ConversionError, convert
 from mda_jax.converters.models import clip, clip_resnet
 
 
@@ -33,7 +33,7 @@ def test_every_bit_comes_back(fixture):
 
 def test_computes_what_open_clip_does(fixture):
     config = {"model_cfg": fixture["arguments"]}
-    model = checkpoint.build(in_memory(weights(fixture), config))
+    model = convert.build(in_memory(weights(fixture), config))
     pixels, tokens = inputs(fixture).values()
     images = jnp.asarray(pixels.transpose(0, 2, 3, 1))
     found = said(model, images, jnp.asarray(tokens))
@@ -49,10 +49,10 @@ def test_layouts_with_an_axis_of_heads_come_back(fixture):
     """The attention that pools has as many heads as its width is 64."""
     state = weights(fixture)
     opened = in_memory(state, {"model_cfg": fixture["arguments"]})
-    tree = checkpoint.to_flax(opened, "head_split")
+    tree = convert.to_flax(opened, "head_split")
     assert tree["vision"]["attention"]["query"]["kernel"].shape == (256, 4, 64)
-    back = checkpoint.to_torch(tree, opened, layout="head_split").tensors
-    back = checkpoint.to_torch(tree, opened, layout="head_split").tensors
+    back = convert.to_torch(tree, opened, layout="head_split").tensors
+    back = convert.to_torch(tree, opened, layout="head_split").tensors
     assert all(np.array_equal(back[name], state[name]) for name in back)
 
 

@@ -3,21 +3,22 @@
 import jax
 import numpy as np
 import pytest
-from torch_models import saved
+from torch_models import CASES, saved
 
 import mda_jax as mda
 from mda_jax import converters
-from mda_jax.converters.checkpoint import with_tree
-from mda_jax.converters.naming import family_of
+from mda_jax.converters.convert import with_tree
+from mda_jax.converters.families import FAMILIES as KNOWN
 from mda_jax.pipeline.run import run
 
 
 LAYOUTS = "nnx", "scanned", "head_split", "hf_flax", "fused"
-METHODS = "task_arithmetic", "ties", "iso_c", "mda"
 FAMILIES = (
     "vit dinov2_swiglu clip siglip bert_mlm roberta_mlm distilbert gpt2_lm t5 llama"
     " gemma2 phi3 mixtral qwen3_moe resnet_basic convnextv2"
 ).split()
+FUSED = "dinov2_swiglu", "siglip", "gpt2_lm", "phi3"  # in the hub's files
+RANDOM = "dare_linear", "dare_ties", "della", "della_linear"  # masks go by names
 # A stack's matrices go through the same factorisations as a batch, and those of one
 # matrix alone as one: a few roundings of entries of order one apart.
 BATCHED = dict(rtol=0, atol=64 * np.finfo(np.float32).eps)
@@ -46,37 +47,58 @@ def merged(base, others, method):
     return jax.tree.map(np.asarray, mda.merge(base, others, method))
 
 
-def check(case, layout, method, folders):
+def check(case, layout, name, folders):
+    method = getattr(mda.methods, name)()
     source = converters.load(saved(case, folders))
-    names = [d.name for d in family_of(source.family).dialects]
-    if layout not in names:
-        layout = "nnx"
     base = {name: np.asarray(source.tensors[name]) for name in source.tensors}
-    others = experts(base)
+    others = experts(base, mda.methods.experts_of(name) or 3)
     first = merged(base, others, method)
     trees = [
         converters.to_flax(with_tree(source, x, source.dialect), layout)
         for x in (base, *others)
     ]
-    after = converters.to_torch(
-        merged(trees[0], trees[1:], method), source, layout=layout
-    )
-    assert set(after.tensors) == set(first)
+    tree = merged(trees[0], trees[1:], method)
+    after = converters.to_torch(tree, source, layout=layout).tensors
+    assert set(after) == set(first)
     for name, want in first.items():
-        np.testing.assert_allclose(after.tensors[name], want, **BATCHED, err_msg=name)
+        np.testing.assert_allclose(after[name], want, **BATCHED, err_msg=name)
 
 
-def layout_of(case):
-    """A layout for each family, so that all occur, and what fuses stays fused."""
-    if case in ("gpt2_lm", "phi3", "dinov2_swiglu", "siglip"):
-        return "fused"
-    return LAYOUTS[FAMILIES.index(case) % 4]
+def layouts_of(case):
+    """Those of a family that leave together what its files have together."""
+    kind = CASES[case]["model_type"]
+    family = next(family for family in KNOWN if kind in family.model_types)
+    names = [dialect.name for dialect in family.dialects]
+    own = ["fused"] if case in FUSED else [n for n in LAYOUTS[:4] if n in names]
+    return [n for n in own if (n, case) != ("scanned", "resnet_basic")]
 
 
+def one_of_each():
+    """A layout and a method for each family, so that all occur."""
+    methods = "task_arithmetic", "iso_c", "ties", "mda", "tsv"
+    layouts = [(n, case, layouts_of(case)) for n, case in enumerate(FAMILIES)]
+    return [
+        pytest.param(
+            case,
+            own[n % len(own)],
+            methods[n % 5],
+            marks=pytest.mark.slow if n % 2 else [],
+        )
+        for n, case, own in layouts
+    ]
+
+
+@pytest.mark.parametrize(("case", "layout", "name"), one_of_each())
+def test_merging_commutes_with_conversion(case, layout, name, folders):
+    check(case, layout, name, folders)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAMILIES)
-@pytest.mark.parametrize("name", METHODS)
-def test_merging_commutes_with_conversion(case, name, folders):
-    check(case, layout_of(case), getattr(mda.methods, name)(), folders)
+@pytest.mark.parametrize("name", [n for n in mda.methods.names if n not in RANDOM])
+def test_every_method_commutes_with_conversion_in_every_layout(case, name, folders):
+    for layout in layouts_of(case):
+        check(case, layout, name, folders)
 
 
 @pytest.mark.parametrize("format", ["msgpack", "orbax"])

@@ -10,7 +10,7 @@ from flax import nnx
 from parity import assert_says, in_memory, said
 from torch_models import CASES, build, fill_model
 
-from mda_jax.converters import checkpoint
+from mda_jax.converters import convert
 
 
 FORWARD = [
@@ -61,7 +61,7 @@ def at_tokens(outputs):
 @pytest.mark.parametrize("case", FORWARD)
 def test_forward(case):
     model = build(case)
-    found = said(checkpoint.build(opened(model)), TOKENS, MASK)
+    found = said(convert.build(opened(model)), TOKENS, MASK)
     wanted = of_torch(model, MASK)
     names = set(found) - ({"hidden"} if "logits" in found else set())
     assert names == {"hidden" if case == "llama_base" else "logits"}
@@ -85,7 +85,7 @@ def test_classifiers(base, purpose):
     model = fill_model(kind(kind.config_class.from_dict(fields)))
     tokens = TOKENS.copy()
     tokens[0, 8:] = fields["pad_token_id"]
-    ours = checkpoint.build(opened(model))
+    ours = convert.build(opened(model))
     model.set_attn_implementation("eager")
     with torch.no_grad():
         wanted = model(torch.from_numpy(tokens).long()).logits.numpy()
@@ -98,7 +98,7 @@ def test_classifiers(base, purpose):
 @pytest.mark.parametrize("case", ["gemma3", "mixtral"])
 def test_token_by_token(case):
     """Five tokens at once, then one after another: the same logits."""
-    model = checkpoint.build(opened(build(case)))
+    model = convert.build(opened(build(case)))
     step = nnx.jit(lambda model, *given: model.step(*given))
     cache, heard = model.cache(2, LENGTH + 2), []
     for start, end in [(0, 5), *((i, i + 1) for i in range(5, LENGTH))]:
@@ -118,7 +118,7 @@ def test_bfloat16(case):
         name: np.asarray(jnp.asarray(x.float().numpy()).astype(jnp.bfloat16))
         for name, x in model.state_dict().items()
     }
-    got = said(checkpoint.build(in_memory(state, CASES[case])), TOKENS)["logits"]
+    got = said(convert.build(in_memory(state, CASES[case])), TOKENS)["logits"]
     want = of_torch(model).logits.float().numpy()
     assert got.dtype == jnp.bfloat16
     error = np.abs(np.asarray(got.astype(jnp.float32)) - want).max(-1)
@@ -128,7 +128,7 @@ def test_bfloat16(case):
 
 def test_gradients_of_experts():
     """The slope along the gradient, by finite differences, is its length."""
-    graph, state = nnx.split(checkpoint.build(opened(build("mixtral"))))
+    graph, state = nnx.split(convert.build(opened(build("mixtral"))))
     hash(graph)  # it can be a static argument
 
     @jax.jit

@@ -9,7 +9,7 @@ from stored import stored, weights
 from torch_models import CASES, build, saved
 
 from mda_jax.converters import ConversionError, load
-from mda_jax.converters.checkpoint import in_dialect, leaves, to_flax, to_torch
+from mda_jax.converters.convert import in_dialect, leaves, to_flax, to_torch
 from mda_jax.converters.families import phi3
 from mda_jax.converters.models.phi3 import sizes
 from mda_jax.converters.translate import Arrays, Translated, flat
@@ -72,7 +72,7 @@ def test_experts_in_the_memory_of_transformers(case, tmp_path):
     """What a file of a state dict has is what `save_pretrained` writes."""
     state = {name: x.numpy() for name, x in build(case).state_dict().items()}
     opened = in_memory(state, CASES[case])
-    assert opened.dialect == "transformers"
+    assert opened.dialect == "transformers5"
     files = load(saved(case, tmp_path))
     assert_same_bits(to_torch(opened, dialect="hub"), files)
     assert_same_bits(to_torch(to_flax(opened), like=opened), opened)

@@ -10,7 +10,7 @@ from torch_models import CASES, build as build_torch
 from vision import checkpoint, images, state
 
 from mda_jax.converters import build
-from mda_jax.converters.checkpoint import leaves
+from mda_jax.converters.convert import leaves
 from mda_jax.converters.models.resnet import recalibrated
 
 

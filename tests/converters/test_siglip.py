@@ -20,7 +20,7 @@ from parity import (
 from stored import image
 from torch_models import CASES, build, fill_model
 
-from mda_jax.converters import ConversionError, checkpoint
+from mda_jax.converters import ConversionError, checkpoint, convert
 from mda_jax.converters.families.siglip import HUB, TEXT, VISION
 from mda_jax.converters.models import siglip
 from mda_jax.converters.translate import flat
@@ -91,7 +91,7 @@ def test_every_bit_comes_back(case, dtype):
 
 @pytest.mark.parametrize("case", DIALECTS)
 def test_computes_what_torch_does(case):
-    model = checkpoint.build(in_memory(state_of(case), config_of(case)))
+    model = convert.build(in_memory(state_of(case), config_of(case)))
     given, arrays = {}, []
     if hasattr(model, "vision"):
         pixels = image(2, 3, 16, 16)
@@ -160,7 +160,7 @@ def test_is_what_open_clip_has():
     opened = in_memory(theirs, config)
     assert (opened.family, opened.dialect) == ("siglip", "open_clip")
     assert theirs["logit_scale"].shape == ()
-    hub = checkpoint.in_dialect(opened, "hub").tensors
+    hub = convert.in_dialect(opened, "hub").tensors
     assert {n: hub[n].tobytes() for n in hub} == {
         n: x.tobytes() for n, x in state.items()
     }
@@ -267,11 +267,11 @@ def test_is_what_big_vision_has_and_computes(scanned, dialect):
     opened = in_memory(state, config)
     assert opened.dialect == dialect
     wanted = jax.jit(model.apply)(params, *arrays)
-    found = said(checkpoint.build(opened), *arrays)
+    found = said(convert.build(opened), *arrays)
     assert_says(found, wanted, {name: [name] for name in found})
-    hub = checkpoint.in_dialect(opened, "hub")
+    hub = convert.in_dialect(opened, "hub")
     assert set(hub.tensors) == set(state_of("siglip"))
-    back = checkpoint.to_torch(checkpoint.to_flax(hub), hub, dialect=dialect).tensors
+    back = convert.to_torch(convert.to_flax(hub), hub, dialect=dialect).tensors
     assert all(np.array_equal(back[name], x) for name, x in state.items())
 
 
@@ -317,4 +317,4 @@ def test_wrong_tensors_are_refused():
     state, config = state_of("siglip"), config_of("siglip")
     del state["vision_model.head.probe"]
     with pytest.raises(ConversionError, match=r"vision/head/probe.*missing"):
-        checkpoint.leaves(in_memory(state, config))
+        convert.leaves(in_memory(state, config))

@@ -21,7 +21,7 @@ from torch_models import CASES, build as build_anew
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from mda_jax.converters import ConversionError, build, in_dialect
-from mda_jax.converters.checkpoint import leaves
+from mda_jax.converters.convert import leaves
 from mda_jax.converters.models import t5
 
 

@@ -29,7 +29,8 @@ from vision import (
 )
 
 from mda_jax.converters import ConversionError, build, in_dialect, to_flax, to_torch
-from mda_jax.converters.checkpoint import leaves, model_of
+from mda_jax.converters.convert import leaves
+from mda_jax.converters.reference import model_of
 
 
 FAMILIES = {

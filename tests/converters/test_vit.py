@@ -11,7 +11,7 @@ from torch_models import CASES, build as build_torch
 from vision import NAMES, checkpoint, images, says, state, torch_says
 
 from mda_jax.converters import ConversionError, build, in_dialect, to_torch
-from mda_jax.converters.checkpoint import leaves
+from mda_jax.converters.convert import leaves
 from mda_jax.converters.models import vit
 
 
