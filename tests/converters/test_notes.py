@@ -98,3 +98,15 @@ def test_notes_that_make_no_sense_are_refused(steps, value, converted, tmp_path)
 def test_damaged_notes_are_refused(text, converted, tmp_path):
     with pytest.raises(FormatError, match="Convert the checkpoint again"):
         convert_back(converted, text, tmp_path)
+
+
+def test_links_to_folders_are_not_followed(converted, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(converted, source)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/key.txt").write_text("secret")
+    (source / "away").symlink_to(tmp_path / "private")
+    (source / "itself").symlink_to(source)
+    converters.save(converters.load(source), tmp_path / "out", "npz")
+    assert [p.name for p in tmp_path.glob("out/**/*.txt")] == []
+    assert not (tmp_path / "out/itself").exists()
