@@ -4,7 +4,15 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from mda_jax.converters.errors import ConversionError
 
@@ -70,6 +78,14 @@ class HubConfig(BaseModel):
             return content
         own = cls.model_fields
         return {n: v for n, v in content.items() if n in own or not _is_harmless(n)}
+
+    @field_validator("*")
+    @classmethod
+    def _positive(cls, value: Any, info: Any) -> Any:
+        is_size = info.field_name.endswith(("_head", "_heads", "vocab_size"))
+        if is_size and isinstance(value, int) and value < 1:
+            raise PydanticCustomError("size", "It must be at least 1")
+        return value
 
     @classmethod
     def read(cls: type[Fields], content: Mapping[str, Any]) -> Fields:
