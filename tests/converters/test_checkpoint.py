@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
-from torch_models import CASES, build, saved
+from torch_models import CASES, build, saved, slow_but
 
 from mda_jax import converters
 from mda_jax.converters.convert import in_dialect, leaves
@@ -15,15 +15,12 @@ from mda_jax.converters.errors import ConfigError
 from mda_jax.converters.naming import family_of
 
 
-ALWAYS = set(
+ALWAYS = (
     "vit dinov2_swiglu clip clip_vision siglip bert_pretraining roberta_mlm distilbert"
     " gpt2_lm t5 t5_gated_untied llama_tied gemma3 phi3 mixtral qwen3_moe_dense_layer"
     " resnet_basic convnextv2".split()
 )
-cases = pytest.mark.parametrize(
-    "case",
-    [pytest.param(c, marks=[] if c in ALWAYS else pytest.mark.slow) for c in CASES],
-)
+cases = pytest.mark.parametrize("case", slow_but(*ALWAYS, of=CASES))
 OTHERS = ("nnx", "msgpack"), ("scanned", "npz"), ("head_split", "safetensors")
 
 

@@ -19,7 +19,7 @@ from parity import (
     said,
 )
 from stored import image, inputs, stored, weights
-from torch_models import CASES, build, fill_model
+from torch_models import CASES, build, fill_model, slow_but
 
 from mda_jax import merge, methods
 from mda_jax.converters import ConversionError, checkpoint, convert
@@ -105,7 +105,7 @@ def test_every_bit_of_open_clip_comes_back(case):
     assert sorted(ours.left) == sorted(buffers)
 
 
-@pytest.mark.parametrize("case", DIALECTS)
+@pytest.mark.parametrize("case", slow_but("clip", "clip_gelu", of=DIALECTS))
 def test_computes_what_torch_does(case):
     reference, config = torch_model(case), config_of(case)
     state = {name: x.numpy() for name, x in reference.state_dict().items()}
@@ -122,7 +122,7 @@ def test_computes_what_torch_does(case):
         assert_says(said(model, *arrays), reference(**given), OUTPUTS)
 
 
-@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize("case", slow_but("vit", of=OTHERS))
 def test_computes_what_open_clip_does(case):
     fixture = stored("open_clip")[case]
     opened = in_memory(weights(fixture), {"model_cfg": fixture["arguments"]})

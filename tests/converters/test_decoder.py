@@ -8,7 +8,7 @@ import torch
 import transformers
 from flax import nnx
 from parity import assert_says, in_memory, said
-from torch_models import CASES, build, fill_model
+from torch_models import CASES, build, fill_model, slow_but
 
 from mda_jax.converters import convert
 
@@ -58,7 +58,7 @@ def at_tokens(outputs):
     return {name: np.asarray(x)[MASK != 0] for name, x in outputs.items()}
 
 
-@pytest.mark.parametrize("case", FORWARD)
+@pytest.mark.parametrize("case", slow_but(*FORWARD[::2], of=FORWARD))
 def test_forward(case):
     model = build(case)
     found = said(convert.build(opened(model)), TOKENS, MASK)

@@ -248,7 +248,11 @@ class BigVision(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("scanned", "dialect"), [(False, "big_vision"), (True, "big_vision_scanned")]
+    ("scanned", "dialect"),
+    [
+        pytest.param(False, "big_vision", marks=pytest.mark.slow),
+        (True, "big_vision_scanned"),
+    ],
 )
 def test_is_what_big_vision_has_and_computes(scanned, dialect):
     fields = CASES["siglip"]

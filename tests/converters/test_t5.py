@@ -17,7 +17,7 @@ from parity import (
     said,
 )
 from stored import inputs, stored, weights
-from torch_models import CASES, build as build_anew
+from torch_models import CASES, build as build_anew, slow_but
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from mda_jax.converters import ConversionError, build, in_dialect
@@ -91,7 +91,7 @@ def test_computes_what_torch_does(case):
     assert np.array_equal(model(**arrays), found[list(found)[-1]])
 
 
-@pytest.mark.parametrize("case", ["t5", "t5_gated_untied"])
+@pytest.mark.parametrize("case", slow_but("t5", of=["t5", "t5_gated_untied"]))
 def test_writes_what_torch_does(case):
     """Word for word, with a cache, where torch does without."""
     tokens = np.random.default_rng(1).integers(2, 61, MASK.shape)

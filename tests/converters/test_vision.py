@@ -54,8 +54,9 @@ ELSEWHERE = {
     "resnet_bottleneck",
     "vit",
 }
+ALIKE = {"resnet_basic", "convnextv2", "mean"}  # others have the same names
 OTHERS = [
-    (source, name)
+    pytest.param(source, name, marks=pytest.mark.slow if name in ALIKE else [])
     for source in ("timm", "torchvision", "big_vision", "hf_flax")
     for name in stored(source)
     if source == "big_vision" or name.split("_")[0] in (*FAMILIES, "convnextv2")

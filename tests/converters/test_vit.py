@@ -7,7 +7,7 @@ import torch
 from flax import nnx
 from parity import assert_every_bit_comes_back, assert_says, in_memory, said
 from stored import inputs, stored, weights
-from torch_models import CASES, build as build_torch
+from torch_models import CASES, build as build_torch, slow_but
 from vision import NAMES, checkpoint, images, says, state, torch_says
 
 from mda_jax.converters import ConversionError, build, in_dialect, to_torch
@@ -16,7 +16,9 @@ from mda_jax.converters.models import vit
 
 
 @pytest.mark.parametrize("height, width", [(24, 24), (8, 12)])
-@pytest.mark.parametrize("case", ["dinov2", "dinov2_registers_classifier"])
+@pytest.mark.parametrize(
+    "case", slow_but("dinov2", of=["dinov2", "dinov2_registers_classifier"])
+)
 def test_places_are_resampled_for_other_sizes(case, height, width):
     batch = images(case, height, width)
     assert_says(says(checkpoint(case), batch), torch_says(case, batch), NAMES)
@@ -53,7 +55,9 @@ def test_old_names_of_torchvision():
     assert all(np.array_equal(ours[name], same[name]) for name in same)
 
 
-@pytest.mark.parametrize("before", ["img/", "params/", "params/img/"])
+@pytest.mark.parametrize(
+    "before", slow_but("params/img/", of=["img/", "params/", "params/img/"])
+)
 def test_a_tower_of_images_in_an_npz_file(before):
     model = stored("big_vision")["scanned"]
     plain = weights(model)
@@ -147,10 +151,15 @@ def timm_says(w, images, heads, *, average):
     "name, tensors, average, others",
     [
         ("vit_tiny_patch16_224", {}, False, {"global_pool": "token"}),
-        ("vit_tiny_patch16_224", {}, True, {"global_pool": "avg"}),
-        ("vit_tiny_patch16_224.augreg", {"norm": "fc_norm"}, True, {}),
-        ("vit_tiny_patch16_gap_224", {"tokens": 0, "places": 16}, True, {}),
-        ("deit3_tiny_patch16_224", {"scale": True, "places": 16}, False, {}),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("vit_tiny_patch16_224", {}, True, {"global_pool": "avg"}),
+                ("vit_tiny_patch16_224.augreg", {"norm": "fc_norm"}, True, {}),
+                ("vit_tiny_patch16_gap_224", {"tokens": 0, "places": 16}, True, {}),
+                ("deit3_tiny_patch16_224", {"scale": True, "places": 16}, False, {}),
+            ]
+        ),
         (
             "vit_tiny_patch14_reg4_dinov2",
             {"scale": True, "places": 16, "registers": 4},

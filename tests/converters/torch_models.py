@@ -3,10 +3,16 @@
 import json
 from pathlib import Path
 
+import pytest
 from fill import fill
 
 
 CASES = json.loads((Path(__file__).parent / "golden/configs.json").read_text())
+
+
+def slow_but(*always, of):
+    """Cases for `parametrize`, of which all but some are left to the slow tests."""
+    return [pytest.param(c, marks=[] if c in always else pytest.mark.slow) for c in of]
 
 
 def fill_model(model):
