@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mda_jax.converters.companions import NOTES, STASH
 from mda_jax.converters.formats import FormatError, open_tensors
-from mda_jax.converters.naming import Naming, recognise
+from mda_jax.converters.naming import Naming, noted, recognise
+from mda_jax.converters.notes import read_notes
 from mda_jax.converters.rules import Table
 from mda_jax.converters.translate import Arrays, Joined, Named, nested
 
 
-HISTORY = "conversion"  # the folder of what a converted checkpoint was
 OPEN_CLIP = "open_clip_config.json"  # of OpenCLIP, which has no config.json
-NOTES, STASH = f"{HISTORY}/notes.json", f"{HISTORY}/stash.safetensors"
 
 
 class Source(NamedTuple):
@@ -91,9 +91,9 @@ def load(path: str | Path) -> Checkpoint:
     folder = path if path.is_dir() else path.parent
     tensors = open_tensors(path)
     config = read_json(folder / "config.json") or read_json(folder / OPEN_CLIP)
-    notes = read_json(folder / NOTES)
+    notes = read_notes(folder / NOTES)
     if notes:
-        naming, source = Naming(**notes["naming"]), _source(folder, notes["source"])
+        naming, source = noted(notes["naming"]), _source(folder, notes["source"])
     else:
         naming = recognise(tensors, config)
         source = Source(naming, stash=_buffers(tensors, naming), files=tensors.files)
@@ -111,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
     advice = "Copy the file again."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         found = f"no valid JSON ({ascii(str(e))[:80]})"
         raise FormatError(path, found, "a JSON object", advice) from e
     if not isinstance(content, dict):
@@ -123,7 +123,7 @@ def _source(folder: Path, notes: Mapping[str, Any]) -> Source:
     """What a Flax checkpoint was, from what was written beside it."""
     stash = folder / STASH
     return Source(
-        Naming(**notes["naming"]),
+        noted(notes["naming"]),
         notes["sizes"],
         open_tensors(stash) if stash.is_file() else Arrays({}),
         outlines=notes["outlines"],

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+HISTORY = "conversion"  # the folder of what a converted checkpoint was
+NOTES, STASH = f"{HISTORY}/notes.json", f"{HISTORY}/stash.safetensors"
+
 WEIGHTS = frozenset(
     ".bin .ckpt .gguf .h5 .mlmodel .msgpack .npz .onnx .ot .pkl .pt .pth .safetensors"
     " .tflite".split()
@@ -17,7 +20,9 @@ _OF_ORBAX = frozenset(
 def companions(folder: Path) -> list[Path]:
     """All files of a model folder but weights, their indices, and hidden files.
 
-    A subfolder that holds weights (another format, a training checkpoint) is left out.
+    A subfolder that holds weights (another format, a training checkpoint) is left out,
+    and so are links to folders, which may lead anywhere, and what a conversion left;
+    see `history`.
 
     Args:
       folder: a model folder.
@@ -25,7 +30,13 @@ def companions(folder: Path) -> list[Path]:
     Returns:
       Paths relative to it, sorted.
     """
-    return sorted(path.relative_to(folder) for path in _kept(folder))
+    files = (path.relative_to(folder) for path in _kept(folder))
+    return sorted(file for file in files if file.parts[0] != HISTORY)
+
+
+def history(folder: Path) -> list[Path]:
+    """The files that a conversion left beside the weights, relative to their folder."""
+    return [Path(name) for name in (NOTES, STASH) if (folder / name).is_file()]
 
 
 def copy_files(folder: Path, files: list[Path], to: Path) -> list[Path]:
@@ -45,7 +56,7 @@ def is_weights(path: Path) -> bool:
 def _kept(folder: Path) -> Iterator[Path]:
     is_of_orbax = (folder / "_METADATA").is_file()
     for path in folder.iterdir():
-        if path.name.startswith("."):
+        if path.name.startswith(".") or (path.is_symlink() and path.is_dir()):
             continue
         if path.is_dir():
             if not is_of_orbax and not any(is_weights(p) for p in path.rglob("*")):

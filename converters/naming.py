@@ -80,6 +80,26 @@ def named(family: str, dialect: str, names: Iterable[str]) -> Naming:
     return next((n for n in namings if all(map(_covers(n), every))), namings[0])
 
 
+def noted(fields: Mapping[str, Any]) -> Naming:
+    """A naming that was written down.
+
+    Args:
+      fields: of a `Naming`.
+
+    Raises:
+      ConversionError: its dialect does not know the names that it states.
+    """
+    naming = Naming(**fields)
+    groups = naming.table.tied(naming.prefix)
+    for name, stored in naming.ties.items():
+        if not any(name == g[0] and set(stored) <= set(g) for g in groups):
+            raise ConversionError(f"{naming.dialect} does not tie {name!r} to others.")
+    if naming.wrapper not in WRAPPERS or naming.prefix not in naming.table.prefixes:
+        before = naming.wrapper + naming.prefix
+        raise ConversionError(f"{naming.dialect} has no names after {before!r}.")
+    return naming
+
+
 def recognise(tensors: Named, config: Mapping[str, Any]) -> Naming:
     """Find the family and the dialect whose rules take every tensor.
 

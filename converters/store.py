@@ -6,8 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mda_jax.converters.checkpoint import HISTORY, NOTES, STASH, Checkpoint, Source
-from mda_jax.converters.companions import companions, copy_files
+from mda_jax.converters.checkpoint import Checkpoint, Source
+from mda_jax.converters.companions import (
+    HISTORY,
+    NOTES,
+    STASH,
+    companions,
+    copy_files,
+)
 from mda_jax.converters.errors import ConfigError
 from mda_jax.converters.formats import (
     FormatError,
@@ -170,8 +176,7 @@ def _write_notes(folder: Path, model: Checkpoint, files: Mapping[str, Any]) -> N
 
 def _write_companions(folder: Path, model: Checkpoint) -> None:
     if model.path is not None:
-        kept = [f for f in companions(model.path) if f.parts[0] != HISTORY]
-        copy_files(model.path, kept, folder)
+        copy_files(model.path, companions(model.path), folder)
     elif model.config:
         text = json.dumps(model.config, indent=2) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")

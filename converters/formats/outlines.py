@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mda_jax.converters.formats.archive import renew_checksums
-from mda_jax.converters.formats.arrays import row_major_bytes, spec_of
+from mda_jax.converters.formats.arrays import row_major_bytes, spec_of, specs_of
 from mda_jax.converters.formats.errors import FormatError
 from mda_jax.converters.formats.files import new_file
 from mda_jax.converters.formats.header import Entry
@@ -75,6 +75,7 @@ def write_outlined(
       FormatError: the outline is not one of such a file.
       FileExistsError: there is a file already.
     """
+    _check(Path(path), outline, tensors)
     with new_file(Path(path)) as file:
         file.truncate(outline["size"])
         for start, text in outline["kept"]:
@@ -98,6 +99,20 @@ def write_outlined(
         file.flush()
         if format_of(part) in ARCHIVES:
             renew_checksums(part)
+
+
+def _check(
+    path: Path, outline: Mapping[str, Any], tensors: Mapping[str, ArrayLike]
+) -> None:
+    """Raise if an outline asks for more room than its bytes and the tensors need."""
+    size, kept = outline["size"], outline["kept"]
+    held = sum(spec.nbytes for spec in specs_of(tensors).values())
+    fits = 0 <= size <= held + sum(len(text) for _, text in kept)
+    inside = all(0 <= start <= size - len(text) for start, text in kept)
+    if not (fits and inside):
+        found = f"an outline of {size} bytes"
+        advice = "Write the tensors without it, with a writer of the format."
+        raise FormatError(path, found, "those of its pieces and tensors", advice)
 
 
 def _entries(path: Path) -> dict[str, Entry]:

@@ -10,8 +10,10 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from mda_jax.converters.errors import ConversionError
 
@@ -81,6 +83,14 @@ class HubConfig(BaseModel):
             return content
         own = cls.model_fields
         return {n: v for n, v in content.items() if n in own or not _is_harmless(n)}
+
+    @field_validator("*")
+    @classmethod
+    def _positive(cls, value: Any, info: Any) -> Any:
+        is_size = info.field_name.endswith(("_head", "_heads", "vocab_size"))
+        if is_size and isinstance(value, int) and value < 1:
+            raise PydanticCustomError("size", "It must be at least 1")
+        return value
 
     @classmethod
     def read(cls: type[Fields], content: Mapping[str, Any]) -> Fields:

@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mda_jax.converters.companions import companions, copy_files, is_weights
+from mda_jax.converters.companions import (
+    companions,
+    copy_files,
+    history,
+    is_weights,
+)
 from mda_jax.pipeline.errors import MergeError
 from mda_jax.pipeline.manifest import CARD, CONFIG, MANIFEST
 
@@ -28,6 +33,7 @@ def sidecars(folder: Path) -> list[Path]:
     Everything but weights and their indices, hidden files and what a model says about
     itself (its card, and of a merged one the manifest and the configuration); a
     subfolder that holds weights (another format, a training checkpoint) is left out.
+    What a conversion left goes along: the merged model converts back with it.
 
     Args:
       folder: a model folder.
@@ -40,7 +46,8 @@ def sidecars(folder: Path) -> list[Path]:
         would have to be merged too.
     """
     _check_modules(folder)
-    return [path for path in companions(folder) if path.name not in _ABOUT]
+    kept = [path for path in companions(folder) if path.name not in _ABOUT]
+    return sorted(kept + history(folder))
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

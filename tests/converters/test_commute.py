@@ -9,6 +9,7 @@ import mda_jax as mda
 from mda_jax import converters
 from mda_jax.converters.convert import with_tree
 from mda_jax.converters.families import FAMILIES as KNOWN
+from mda_jax.pipeline.run import run
 
 
 LAYOUTS = "nnx", "scanned", "head_split", "hf_flax", "fused"
@@ -98,3 +99,25 @@ def test_merging_commutes_with_conversion(case, layout, name, folders):
 def test_every_method_commutes_with_conversion_in_every_layout(case, name, folders):
     for layout in layouts_of(case):
         check(case, layout, name, folders)
+
+
+@pytest.mark.parametrize("format", ["msgpack", "orbax"])
+def test_merged_folders_of_flax_convert_into_those_of_torch(format, folders, tmp_path):
+    """Buffers that Flax lacks come back too, from what the conversion left."""
+    source = converters.load(saved("resnet_basic", folders))
+    base = {name: np.asarray(source.tensors[name]) for name in source.tensors}
+    for i, tensors in enumerate(experts(base, 2)):
+        model = with_tree(source, tensors, source.dialect)
+        converters.save(model, tmp_path / f"torch{i}")
+        flax = converters.in_dialect(converters.load(tmp_path / f"torch{i}"), "nnx")
+        converters.save(flax, tmp_path / f"flax{i}", format)
+    for kind in ("torch", "flax"):
+        models = [{"model": str(tmp_path / f"{kind}{i}")} for i in range(2)]
+        recipe = {"merge_method": "linear", "models": models, "dtype": "float32"}
+        run(recipe | {"parameters": {"weight": 0.5}}, tmp_path / kind)
+    back = converters.to_torch(converters.load(tmp_path / "flax"))
+    converters.save(back, tmp_path / "back")
+    weights = "model.safetensors"
+    assert (tmp_path / "back" / weights).read_bytes() == (
+        tmp_path / "torch" / weights
+    ).read_bytes()

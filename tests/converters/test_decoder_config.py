@@ -415,6 +415,12 @@ def test_what_models_do_not_do_is_refused(name, fields, message):
         module(HUB[name]).MODELS.read(HUB[name] | fields)
 
 
+@pytest.mark.parametrize("field", ["num_attention_heads", "vocab_size"])
+def test_sizes_are_positive(field):
+    with pytest.raises(ConversionError, match=f"'{field}' is 0; it must be at least 1"):
+        llama.sizes(HUB["llama 1"] | {field: 0})
+
+
 def test_kinds_of_layers_that_cannot_be():
     with pytest.raises(ConversionError, match="2 entries"):
         _ = read("gemma 3", layer_types=["full_attention"] * 2).kinds
