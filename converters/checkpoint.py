@@ -6,15 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mda_jax.converters.companions import NOTES, STASH
+from mda_jax.converters.companions import CONFIG, NOTES, OPEN_CLIP, STASH
 from mda_jax.converters.formats import FormatError, open_tensors
 from mda_jax.converters.naming import Naming, noted, recognise
 from mda_jax.converters.notes import read_notes
 from mda_jax.converters.rules import Table
 from mda_jax.converters.translate import Arrays, Joined, Named, nested
-
-
-OPEN_CLIP = "open_clip_config.json"  # of OpenCLIP, which has no config.json
 
 
 class Source(NamedTuple):
@@ -44,7 +41,7 @@ class Checkpoint:
       naming: family, dialect, prefix and ties of the tensors as they are here.
       source: what it was before it was converted; itself, if it was not.
       config: content of `config.json`; empty if there is none.
-      path: the folder it came from.
+      path: the file or the folder it came from.
     """
 
     tensors: Named
@@ -90,14 +87,14 @@ def load(path: str | Path) -> Checkpoint:
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     tensors = open_tensors(path)
-    config = read_json(folder / "config.json") or read_json(folder / OPEN_CLIP)
+    config = read_json(folder / CONFIG) or read_json(folder / OPEN_CLIP)
     notes = read_notes(folder / NOTES)
     if notes:
         naming, source = noted(notes["naming"]), _source(folder, notes["source"])
     else:
         naming = recognise(tensors, config)
         source = Source(naming, stash=_buffers(tensors, naming), files=tensors.files)
-    return Checkpoint(tensors, naming, source, config, folder)
+    return Checkpoint(tensors, naming, source, config, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+CONFIG = "config.json"
+OPEN_CLIP = "open_clip_config.json"  # of OpenCLIP, which has no config.json
 HISTORY = "conversion"  # the folder of what a converted checkpoint was
 NOTES, STASH = f"{HISTORY}/notes.json", f"{HISTORY}/stash.safetensors"
 
@@ -15,6 +17,11 @@ WEIGHTS = frozenset(
 _OF_ORBAX = frozenset(
     "_METADATA _CHECKPOINT_METADATA _sharding manifest.ocdbt array_metadatas".split()
 )
+
+
+def configs(folder: Path) -> list[Path]:
+    """The files that tell the architecture of a model, relative to their folder."""
+    return [Path(name) for name in (CONFIG, OPEN_CLIP) if (folder / name).is_file()]
 
 
 def companions(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ WRAPPERS = (
     *("", "module.", "_orig_mod.", "model.", "params/"),
     *("module._orig_mod.", "_orig_mod.module.", "model._orig_mod."),
 )
+_SAMPLE = 256  # names that tell which dialects are worth a look at all of them
 _BLOCK = 1 << 22  # entries compared at a time
 
 
@@ -115,35 +116,36 @@ def recognise(tensors: Named, config: Mapping[str, Any]) -> Naming:
       ConversionError: no dialect takes them all; the message names a tensor that the
         nearest dialect does not take, and its nearest rule.
     """
+    names = list(tensors)
+    if not names:
+        raise ConversionError("the checkpoint has no tensors.")
+    some = names[:: 1 + len(names) // _SAMPLE]
     best: tuple[int, Naming] | None = None
-    for naming in _candidates(tensors, config):
+    for naming in _candidates(names, config):
         covers = _covers(naming)
-        known = sum(map(covers, tensors))
-        if known == len(tensors):
+        known = sum(map(covers, some))
+        if known == len(some) and all(map(covers, names)):
             return naming._replace(ties=_ties(tensors, naming))
         if best is None or known > best[0]:
             best = known, naming
     if best is None or not best[0]:
         listed = ", ".join(family.name for family in FAMILIES)
-        first = next(iter(tensors), None)
         raise ConversionError(
-            f"no family has tensors like {first!r}; known are {listed}."
-            if first
-            else "the checkpoint has no tensors."
+            f"no family has tensors like {names[0]!r}; known are {listed}."
         )
-    known, naming = best
+    _, naming = best
     covers = _covers(naming)
-    odd = next(name for name in tensors if not covers(name))
-    plain = odd.removeprefix(naming.wrapper)
+    odd = [name for name in names if not covers(name)]
+    plain = odd[0].removeprefix(naming.wrapper)
     raise ConversionError(
-        f"{Table(naming.rules({})).no_rule(plain)} {known} of {len(tensors)} tensors"
-        f" are those of {naming.family} in the dialect {naming.dialect!r}."
+        f"{Table(naming.rules({})).no_rule(plain)} {len(names) - len(odd)} of"
+        f" {len(names)} tensors are those of {naming.family} in the dialect"
+        f" {naming.dialect!r}."
     )
 
 
-def _candidates(tensors: Named, config: Mapping[str, Any]) -> Iterator[Naming]:
+def _candidates(names: Sequence[str], config: Mapping[str, Any]) -> Iterator[Naming]:
     kind = config.get("model_type")
-    names = list(tensors)
     wrappers = [w for w in WRAPPERS if all(n.startswith(w) for n in names)]
     for family in sorted(FAMILIES, key=lambda f: kind not in f.model_types):
         for dialect in family.dialects:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mda_jax.converters.checkpoint import Checkpoint, Source
+from mda_jax.converters.checkpoint import Checkpoint, Source, read_json
 from mda_jax.converters.companions import (
+    CONFIG,
     HISTORY,
     NOTES,
     STASH,
     companions,
+    configs,
     copy_files,
 )
 from mda_jax.converters.errors import ConfigError
@@ -66,11 +68,12 @@ def save(
 ) -> None:
     """Write a checkpoint, or a tree of arrays, into a new folder.
 
-    Beside the weights go the companions of a checkpoint (`config.json`, the tokenizer)
-    and, if it was converted, the folder `conversion`: with it `to_torch` can write the
-    files that it came from again. A checkpoint that is back in the dialect of its
-    source, with the shapes and types it had, is written in the files of the source,
-    byte for byte where the numbers are the same, unless another format is asked for.
+    Beside the weights go the companions of a checkpoint (`config.json`, the tokenizer;
+    of one that was given as a file, its config alone) and, if it was converted, the
+    folder `conversion`: with it `to_torch` can write the files that it came from again.
+    A checkpoint that is back in the dialect of its source, with the shapes and types it
+    had, is written in the files of the source, byte for byte where the numbers are the
+    same, unless another format is asked for.
 
     Args:
       model: a checkpoint; or nested dicts of arrays, of which the weights alone are
@@ -123,8 +126,8 @@ def _outlines(source: Source) -> dict[str, Any]:
     except FormatError:
         return {}
     for index in source.files[0].parent.glob("*.index.json"):
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        if set(named) == set(found):
+        named = read_json(index).get("weight_map")
+        if isinstance(named, dict) and set(map(str, named.values())) == set(found):
             found[index.name] = {"text": index.read_text(encoding="utf-8")}
     return found
 
@@ -175,8 +178,10 @@ def _write_notes(folder: Path, model: Checkpoint, files: Mapping[str, Any]) -> N
 
 
 def _write_companions(folder: Path, model: Checkpoint) -> None:
-    if model.path is not None:
+    if model.path is not None and model.path.is_dir():
         copy_files(model.path, companions(model.path), folder)
+    elif model.path is not None:
+        copy_files(model.path.parent, configs(model.path.parent), folder)
     elif model.config:
         text = json.dumps(model.config, indent=2) + "\n"
-        (folder / "config.json").write_text(text, encoding="utf-8")
+        (folder / CONFIG).write_text(text, encoding="utf-8")

@@ -58,6 +58,7 @@ HARMLESS_OF_IMAGES = frozenset(
 )
 
 
+DEEPEST = 10_000  # layers; a config that has more is no model's
 Fields = TypeVar("Fields", bound="HubConfig")
 
 
@@ -86,10 +87,13 @@ class HubConfig(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _positive(cls, value: Any, info: Any) -> Any:
+    def _sensible(cls, value: Any, info: Any) -> Any:
         is_size = info.field_name.endswith(("_head", "_heads", "vocab_size"))
         if is_size and isinstance(value, int) and value < 1:
             raise PydanticCustomError("size", "It must be at least 1")
+        is_depth = info.field_name.endswith(("_layers", "n_layer"))
+        if is_depth and isinstance(value, int) and value > DEEPEST:
+            raise PydanticCustomError("size", f"It must be at most {DEEPEST}")
         return value
 
     @classmethod

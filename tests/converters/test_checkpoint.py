@@ -281,3 +281,19 @@ def test_leaves_of_one_model_are_the_same_from_every_layout(folders):
     ours = leaves(source)
     for dialect in ("scanned", "head_split", "hf_flax"):
         assert_same(leaves(in_dialect(source, dialect)), ours)
+
+
+def test_of_a_file_the_config_alone_goes_along(folders, tmp_path):
+    """What else lies beside a file that was downloaded is none of its business."""
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    (downloads / "letter.txt").write_text("private")
+    for name in ("config.json", "model.safetensors"):
+        (downloads / name).write_bytes((saved("bert", folders) / name).read_bytes())
+    source = converters.load(downloads / "model.safetensors")
+    converters.save(in_dialect(source, "nnx"), downloads / "flax", "npz")
+    names = {path.name for path in (downloads / "flax").iterdir()}
+    assert names == {"config.json", "conversion", "model.npz"}
+    flax = converters.load(downloads / "flax")
+    converters.save(converters.to_torch(flax), downloads / "torch")
+    assert_same_folder(downloads / "torch", saved("bert", folders))
