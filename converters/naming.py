@@ -125,7 +125,7 @@ def recognise(tensors: Named, config: Mapping[str, Any]) -> Naming:
         covers = _covers(naming)
         known = sum(map(covers, some))
         if known == len(some) and all(map(covers, names)):
-            return naming._replace(ties=_ties(tensors, naming))
+            return naming._replace(ties=_ties(tensors, naming, config))
         if best is None or known > best[0]:
             best = known, naming
     if best is None or not best[0]:
@@ -166,10 +166,17 @@ def _covers(naming: Naming) -> Callable[[str], bool]:
     return covers
 
 
-def _ties(tensors: Named, naming: Naming) -> dict[str, list[str]]:
-    """The tensors that are stored several times, or under another name alone."""
+def _ties(
+    tensors: Named, naming: Naming, config: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """The tensors that are stored several times, or under another name alone.
+
+    The last name of an embedding is that of a head, which a config may untie.
+    """
     ties, held = {}, set(tensors)
-    for names in naming.table.tied(naming.prefix):
+    untied = config.get("tie_word_embeddings") is False
+    for every in naming.table.tied(naming.prefix):
+        names = every[:-1] if untied and every[0].endswith(".weight") else every
         stored = [name for name in names if naming.wrapper + name in held]
         same = [n for n in stored if _equal(tensors, naming.wrapper, stored[0], n)]
         if same not in ([], [names[0]]):

@@ -224,6 +224,14 @@ def test_what_heads_need_must_be_there(case, name):
             leaves(in_memory(wrong, CASES[case]))
 
 
+def test_an_untied_head_may_equal_the_embedding():
+    """As after it was made from it, before training."""
+    tensors = {n: x.numpy() for n, x in build("gpt2_untied").state_dict().items()}
+    same = tensors | {"lm_head.weight": tensors["transformer.wte.weight"].copy()}
+    opened = in_memory(same, CASES["gpt2_untied"])
+    assert not opened.ties and "lm_head/kernel" in leaves(opened)
+
+
 @pytest.mark.parametrize("case", ["bert", "gpt2", "vit", "siglip_text"])
 def test_heads_share_a_width_evenly(case):
     heads = "n_head" if case == "gpt2" else "num_attention_heads"
