@@ -7,6 +7,7 @@ from mda_jax import (
     linalg as linalg,
     methods as methods,
     primitives as primitives,
+    training as training,
     trees as trees,
 )
 from mda_jax._types import (

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     "_types _check linalg trees primitives combine methods engine features compression"
-    " adaptive pipeline glyphs cli"
+    " adaptive training pipeline glyphs cli"
 ).split()
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 SOURCES = sorted(

@@ -1,0 +1,158 @@
+"""Averagers against float64 loops, and against what they stand for."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mda_jax as mda
+from mda_jax import training
+from mda_jax.training import averagers
+
+
+STEPS = 23
+AVERAGERS = {
+    "uniform": training.uniform(),
+    "ema": training.ema(0.9),
+    "half_life": training.ema(half_life=5.0),
+    "warmup": training.ema(0.999, warmup=True),
+    "biased": training.ema(0.9, debias=False),
+    "window": training.window(4),
+    "wsm": training.wsm(training.decay_factors(training.cosine, STEPS - 1)),
+}
+every = pytest.mark.parametrize("name", AVERAGERS)
+# Each of 23 steps rounds numbers below 20 a few times in float32.
+TOLERANCE = 4 * STEPS * 20 * np.finfo(np.float32).eps
+
+
+def run_of(seed=0):
+    """Parameters along a random walk: the first, then one for each step."""
+    steps = np.random.default_rng(seed).normal(size=(STEPS + 1, 5))
+    walk = np.cumsum(steps, 0).astype(np.float32)
+    return [{"w": jnp.asarray(x), "n": jnp.int32(i)} for i, x in enumerate(walk)]
+
+
+def after(averager, run, update=None):
+    """The state after a run."""
+    state = averager.init(run[0])
+    for params in run[1:]:
+        state = (update or averager.update)(state, params)
+    return state
+
+
+def averaged(averager, run, update=None):
+    return averager.value(after(averager, run, update))
+
+
+def oracle(name, run):
+    """The same averages as weights on the whole run, in float64."""
+    values = np.stack([np.asarray(p["w"], np.float64) for p in run])
+    first, later = values[0], values[1:]
+    ages = np.arange(STEPS)[::-1]
+    if name == "uniform":
+        return later.mean(0)
+    if name == "window":
+        return later[-4:].mean(0)
+    if name == "biased":
+        return 0.9**STEPS * first + (0.1 * 0.9**ages) @ later
+    if name == "wsm":
+        middles = (np.arange(STEPS - 1) + 0.5) / (STEPS - 1)
+        factors = 0.5 * (1 + np.cos(np.pi * middles))
+        return later[0] + factors @ np.diff(later, axis=0)
+    if name == "warmup":
+        left = [min(0.999, (1 + n) / (10 + n)) for n in range(STEPS)]
+        weights = np.array(
+            [(1 - left[i]) * np.prod(left[i + 1 :]) for i in range(STEPS)]
+        )
+    else:
+        left = 0.9 if name == "ema" else 0.5 ** (1 / 5)
+        weights = left**ages
+    return weights @ later / weights.sum()
+
+
+@every
+def test_is_the_weighted_mean_of_the_run(name):
+    run = run_of()
+    got = averaged(AVERAGERS[name], run)
+    np.testing.assert_allclose(got["w"], oracle(name, run), rtol=0, atol=TOLERANCE)
+    assert got["w"].dtype == jnp.float32 and got["n"] == STEPS
+
+
+@every
+def test_compiles_once_and_gives_the_same_with_donated_states(name):
+    averager, run, traces = AVERAGERS[name], run_of(), []
+
+    @partial(jax.jit, donate_argnums=0)
+    def update(state, params):
+        traces.append(0)
+        return averager.update(state, params)
+
+    got, plain = averaged(averager, run, update), averaged(averager, run)
+    np.testing.assert_allclose(got["w"], plain["w"], rtol=0, atol=TOLERANCE)
+    assert len(traces) == 1
+    assert np.array_equal(run[0]["w"], run_of()[0]["w"])  # not given away
+
+
+def test_steps_that_bfloat16_cannot_see_move_the_average():
+    first, later = ({"w": jnp.full(3, v, jnp.bfloat16)} for v in (1.0, 1.0078125))
+    slow = training.ema(0.999, debias=False)
+    state = after(slow, [first, *[later] * STEPS])
+    want = 1 + 0.0078125 * (1 - 0.999**STEPS)  # a fiftieth of the spacing above 1
+    np.testing.assert_allclose(state.mean["w"], want, rtol=1e-6)
+    assert slow.value(state)["w"].dtype == jnp.bfloat16
+    long = after(slow, [first, *[later] * 1000])
+    assert np.all(np.asarray(slow.value(long)["w"], np.float32) > 1)
+
+
+def test_before_the_first_update_the_value_is_what_came_in():
+    params = {"w": jnp.arange(3.0), "n": jnp.int32(7)}
+    for averager in AVERAGERS.values():
+        got = averager.value(averager.init(params))
+        assert np.array_equal(got["w"], params["w"]) and got["n"] == 7
+
+
+@pytest.mark.parametrize("curve", ["linear", "cosine", "one_minus_sqrt"])
+def test_wsm_is_a_decay_of_the_learning_rate(curve):
+    """Of updates that do not depend on where they start, as WSM assumes."""
+    factors = training.decay_factors(getattr(averagers, curve), 6)
+    assert (np.diff(factors) < 0).all() and 0 < factors[-1] < factors[0] < 1
+    rng = np.random.default_rng(1)
+    updates, start = rng.normal(size=(6, 4)), rng.normal(size=4)
+    decayed = start + np.asarray(factors, np.float64) @ updates
+    constant = start + np.concatenate([np.zeros((1, 4)), np.cumsum(updates, 0)])
+    run = [{"w": jnp.asarray(x, jnp.float32)} for x in constant]
+    online = averaged(training.wsm(factors), [run[0], *run])
+    np.testing.assert_allclose(online["w"], decayed, rtol=0, atol=TOLERANCE)
+    weights = training.merge_weights(factors)
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-6)
+    offline = mda.merge(run[0], run, mda.methods.linear(weights=weights))
+    np.testing.assert_allclose(offline["w"], online["w"], rtol=0, atol=TOLERANCE)
+    later = averaged(training.wsm(factors), [run[0], *run, run[0], run[1]])
+    assert np.array_equal(later["w"], online["w"])
+
+
+def test_a_traced_decay_is_differentiable_and_swept_at_once():
+    run = run_of()
+
+    def end(decay):
+        return averaged(training.ema(decay), run)["w"].sum()
+
+    swept = jax.jit(jax.vmap(end))(jnp.array([0.5, 0.9]))
+    np.testing.assert_allclose(swept, [end(0.5), end(0.9)], rtol=1e-5)
+    step = (end(0.9 + 1e-2) - end(0.9 - 1e-2)) / 2e-2
+    np.testing.assert_allclose(jax.grad(end)(0.9), step, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: training.ema(1.0), r"decay is 1\.0; expected in \[0, 1\)"),
+        (lambda: training.ema(half_life=0), "half_life is 0; expected > 0"),
+        (lambda: training.window(0), "size is 0; expected >= 1"),
+    ],
+)
+def test_ranges(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
