@@ -89,10 +89,10 @@ class HubConfig(BaseModel):
     @classmethod
     def _sensible(cls, value: Any, info: Any) -> Any:
         is_size = info.field_name.endswith(("_head", "_heads", "vocab_size"))
-        if is_size and isinstance(value, int) and value < 1:
+        if is_size and type(value) is int and value < 1:
             raise PydanticCustomError("size", "It must be at least 1")
         is_depth = info.field_name.endswith(("_layers", "n_layer"))
-        if is_depth and isinstance(value, int) and value > DEEPEST:
+        if is_depth and type(value) is int and value > DEEPEST:
             raise PydanticCustomError("size", f"It must be at most {DEEPEST}")
         return value
 

@@ -166,6 +166,7 @@ def test_is_what_flax_models_of_transformers_have_and_compute():
     assert_says(found, fixture["outputs"], OUTPUTS)
 
 
+@pytest.mark.slow
 def test_half_wide_weights_compute_in_their_own_type():
     state = {n: x.numpy() for n, x in torch_model("clip").state_dict().items()}
     half = {name: x.astype(ml_dtypes.bfloat16) for name, x in state.items()}

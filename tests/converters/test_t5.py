@@ -141,6 +141,7 @@ def test_is_what_flax_transformers_has(name):
     assert_says(found, model["outputs"], NAMES)
 
 
+@pytest.mark.slow
 def test_runs_with_half_the_bits():
     model, tokens = build(checkpoint("t5_gated_tied")), jnp.arange(18).reshape(2, 9)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model)

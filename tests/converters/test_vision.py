@@ -15,7 +15,7 @@ from parity import (
     said,
 )
 from stored import inputs, stored, weights
-from torch_models import CASES
+from torch_models import CASES, slow_but
 from vision import (
     NAMES,
     cases,
@@ -86,7 +86,16 @@ def test_every_bit_comes_back_from_a_tree(case, layout):
     }
 
 
-@pytest.mark.parametrize("case", sorted({c for _, c in VISION} - ELSEWHERE))
+@pytest.mark.parametrize(
+    "case",
+    slow_but(
+        "vit",
+        "dinov2_swiglu",
+        "resnet_downsampling",
+        "convnext_backbone",
+        of=sorted({c for _, c in VISION} - ELSEWHERE),
+    ),
+)
 def test_computes_what_torch_does(case):
     batch, names = images(case), dict(NAMES)
     if case == "resnet_backbone":

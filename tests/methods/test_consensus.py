@@ -53,8 +53,12 @@ def test_no_votes_is_task_arithmetic():
 
 @pytest.mark.parametrize(
     "multi",
-    [ties(0.5), ties_global(0.5, merged=p.agreeing_sum)],
-    ids=["ties", "global"],
+    [
+        pytest.param(ties(0.5), id="ties"),
+        pytest.param(
+            ties_global(0.5, merged=p.agreeing_sum), id="global", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_masks_what_another_method_merged(multi):
     deltas = model(grid, 8, 3)

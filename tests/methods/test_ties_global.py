@@ -71,6 +71,7 @@ def test_keeps_the_rounded_share_and_what_ties():
         assert np.count_nonzero(got) == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", MERGES)
 def test_fusion_bench_agrees(rule):
     base, experts, _ = golden("task_arithmetic", "float64")
