@@ -17,6 +17,7 @@ FAMILIES = (
     "vit dinov2_swiglu clip siglip bert_mlm roberta_mlm distilbert gpt2_lm t5 llama"
     " gemma2 phi3 mixtral qwen3_moe resnet_basic convnextv2"
 ).split()
+ALWAYS = "vit", "bert_mlm", "distilbert", "gpt2_lm", "mixtral"  # not slow
 FUSED = "dinov2_swiglu", "siglip", "gpt2_lm", "phi3"  # in the hub's files
 RANDOM = "dare_linear", "dare_ties", "della", "della_linear"  # masks go by names
 # A stack's matrices go through the same factorisations as a batch, and those of one
@@ -82,7 +83,7 @@ def one_of_each():
             case,
             own[n % len(own)],
             methods[n % 5],
-            marks=pytest.mark.slow if n % 2 else [],
+            marks=[] if case in ALWAYS else pytest.mark.slow,
         )
         for n, case, own in layouts
     ]

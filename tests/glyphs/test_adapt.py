@@ -6,6 +6,9 @@ import pytest
 from mda_jax.glyphs import adapt, scripts
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def found():
     with pytest.MonkeyPatch.context() as patch:
