@@ -132,10 +132,10 @@ def leaves(checkpoint: Checkpoint) -> Translated:
     rules = _rules(naming, checkpoint.source.sizes, checkpoint.config)
     ours = Translated(Joined([(checkpoint.tensors, names)]), rules)
     got = {name: ours.spec(name).shape for name in ours}
-    back = Table(rules).flipped()
 
     def stored(leaf: str) -> list[str]:
-        return [naming.wrapper + name for name in back.counterparts(leaf)]
+        outside = Table(rules).flipped().counterparts(leaf)
+        return [naming.wrapper + name for name in outside]
 
     check_leaves(checkpoint.family, checkpoint.config, got, checkpoint.path, stored)
     return ours

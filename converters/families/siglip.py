@@ -1,7 +1,5 @@
 """SigLIP: files of transformers, OpenCLIP, and big_vision, where it was trained."""
 
-from collections.abc import Iterator
-
 from mda_jax.converters.dialects import (
     LINEN,
     TORCH,
@@ -16,9 +14,10 @@ from mda_jax.converters.dialects import (
     norm,
     param,
 )
+from mda_jax.converters.families import big_vision
 from mda_jax.converters.families.clip import hub_layers, hub_text, open_clip_text
 from mda_jax.converters.rules import Rule
-from mda_jax.converters.transforms import SAME, UNSTACK, fold
+from mda_jax.converters.transforms import fold
 
 
 def _hub_vision(before: str) -> tuple[Part, ...]:
@@ -88,26 +87,6 @@ OPEN_CLIP = Dialect(
 )
 
 
-def _attention(outer: str, inner: str, heads: str) -> Iterator[Part | Rule]:
-    """Attention of Flax Linen, whose kernels have an axis of heads."""
-    layers = UNSTACK if "*" in inner else SAME
-    ends = f"{outer}/{{a:query|key|value}}", f"{inner}/{{a:query|key|value}}"
-    for leaf, axis in (("kernel", 1), ("bias", 0)):
-        outside, inside = (f"{end}/{leaf}" for end in ends)
-        yield Rule((outside,), (inside,), layers | fold(axis, heads, -1))
-    out = f"{outer}/out/kernel", f"{inner}/out/kernel"
-    yield Rule((out[0],), (out[1],), layers | fold(0, heads, -1))
-    yield param(f"{outer}/out/bias", f"{inner}/out/bias")
-
-
-def _block(outer: str, inner: str, heads: str) -> Iterator[Part | Rule]:
-    """A layer of big_vision."""
-    attention = f"{outer}/MultiHeadDotProductAttention_0"
-    yield from _attention(attention, f"{inner}/attention", heads)
-    yield norm(f"{outer}/LayerNorm_{{n:0|1}}", f"{inner}/{{n:attention|mlp}}_norm")
-    yield linear(f"{outer}/MlpBlock_0/Dense_{{m:0|1}}", f"{inner}/mlp/{{m:up|down}}")
-
-
 def _big_vision(name: str, block: str, layer: str) -> Dialect:
     """Files of big_vision, whose stacks are named so outside and inside."""
     head = "img/MAPHead_0"
@@ -122,10 +101,12 @@ def _big_vision(name: str, block: str, layer: str) -> Dialect:
                 ("{t:vision|text}/position_embedding/embedding",),
                 place,
             ),
-            *_block(f"img/Transformer/{block}", f"vision/{layer}", "vision_heads"),
+            *big_vision.layer(
+                f"img/Transformer/{block}", f"vision/{layer}", "vision_heads"
+            ),
             norm("img/Transformer/encoder_norm", "vision/norm"),
             param(f"{head}/probe", "vision/head/probe"),
-            *_attention(
+            *big_vision.attention(
                 f"{head}/MultiHeadDotProductAttention_0",
                 "vision/head/attention",
                 "vision_heads",
@@ -133,7 +114,7 @@ def _big_vision(name: str, block: str, layer: str) -> Dialect:
             norm(f"{head}/LayerNorm_0", "vision/head/norm"),
             linear(f"{head}/MlpBlock_0/Dense_{{m:0|1}}", "vision/head/mlp/{m:up|down}"),
             embed("txt/Embed_0", "text/token_embedding"),
-            *_block(f"txt/Encoder_0/{block}", f"text/{layer}", "text_heads"),
+            *big_vision.layer(f"txt/Encoder_0/{block}", f"text/{layer}", "text_heads"),
             norm("txt/Encoder_0/encoder_norm", "text/norm"),
             linear("txt/head", "text/projection"),
             param("{a:t|b}", "{a:logit_scale|logit_bias}"),

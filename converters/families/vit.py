@@ -1,7 +1,5 @@
 """ViT: files of transformers, timm and torchvision, and of Google's JAX code."""
 
-from collections.abc import Iterator
-
 from mda_jax.converters.dialects import (
     LINEN,
     TORCH,
@@ -15,8 +13,7 @@ from mda_jax.converters.dialects import (
     norm,
     param,
 )
-from mda_jax.converters.rules import Rule
-from mda_jax.converters.transforms import SAME, UNSTACK, fold
+from mda_jax.converters.families import big_vision
 
 
 EMBEDDINGS = (
@@ -119,30 +116,6 @@ def _torchvision(name: str, first: str, second: str) -> Dialect:
     )
 
 
-def _jax_layer(
-    outer: str, inner: str, places: tuple[int, int, int]
-) -> Iterator[Part | Rule]:
-    """A layer of Google's; `places` number its attention, second norm and MLP."""
-    attention, second, mlp = places
-    layers = UNSTACK if "*" in inner else SAME
-    heads = f"{outer}/MultiHeadDotProductAttention_{attention}"
-    for leaf, axis in (("kernel", 1), ("bias", 0)):
-        yield Rule(
-            (f"{heads}/{{a:query|key|value}}/{leaf}",),
-            (f"{inner}/attention/{{a:query|key|value}}/{leaf}",),
-            layers | fold(axis, "heads", -1),
-        )
-    out = f"{heads}/out/kernel", f"{inner}/attention/out/kernel"
-    yield Rule((out[0],), (out[1],), layers | fold(0, "heads", -1))
-    yield param(f"{heads}/out/bias", f"{inner}/attention/out/bias")
-    yield norm(
-        f"{outer}/LayerNorm_{{n:0|{second}}}", f"{inner}/{{n:attention|mlp}}_norm"
-    )
-    yield linear(
-        f"{outer}/MlpBlock_{mlp}/Dense_{{m:0|1}}", f"{inner}/mlp/{{m:up|down}}"
-    )
-
-
 def _jax(
     name: str, position: str, layer: tuple[str, str], places: tuple[int, int, int]
 ) -> Dialect:
@@ -154,7 +127,7 @@ def _jax(
             param("cls", "class_token"),
             param(position, "position_embedding"),
             conv("embedding", "patch"),
-            *_jax_layer(*layer, places),
+            *big_vision.layer(*layer, "heads", places),
             norm("Transformer/encoder_norm", "norm"),
             linear("head", "classifier"),
         ),

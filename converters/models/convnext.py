@@ -219,11 +219,7 @@ def build(
     Raises:
       ConversionError: a field of the config is not understood.
     """
-    known = (
-        config
-        if "model_type" in config
-        else _seen(leaves) | timm.stated(config, _ARCHITECTURES)
-    )
+    known = timm.described(config, leaves, _seen, _ARCHITECTURES)
     return ConvNext(Config.read(known), leaves, rngs)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mda_jax.converters.errors import ConversionError
@@ -71,6 +71,28 @@ def stated(content: Mapping[str, Any], known: re.Pattern[str]) -> dict[str, Any]
         return dict(content)
     read(content, known)
     return {}
+
+
+def described(
+    content: Mapping[str, Any],
+    leaves: Mapping[str, tuple[int, ...]],
+    seen: Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any]],
+    known: re.Pattern[str],
+) -> Mapping[str, Any]:
+    """The numbers of a model: of transformers' config, else told by the leaves.
+
+    Args:
+      content: as for `stated`, which counts before what is seen.
+      leaves: shapes by name.
+      seen: what they tell.
+      known: as for `read`.
+
+    Raises:
+      ConversionError: the same.
+    """
+    if "model_type" in content:
+        return content
+    return seen(leaves) | stated(content, known)
 
 
 def shape(leaves: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
