@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from mda_jax import _check
 from mda_jax._types import Role, Side, Stage, Survey, WholeModel
+from mda_jax.engine._mesh import Way, alike, on_devices
 from mda_jax.primitives import total
 
 
-@partial(jax.jit, static_argnames=("role", "shape", "stacked", "batch"))
+@partial(jax.jit, static_argnames=("role", "shape", "stacked", "way"))
 def merge_chunk(
     stage: Stage,
     bases: tuple,
@@ -25,7 +26,7 @@ def merge_chunk(
     role: Role,
     shape: tuple[int, ...],
     stacked: bool,
-    batch: int,
+    way: Way,
 ) -> tuple:
     """Merge leaves of one bucket; compiled once per bucket and chunk length.
 
@@ -40,10 +41,11 @@ def merge_chunk(
       role: of every leaf.
       shape: `(stack, *d)` of every leaf.
       stacked: whether the leaves have a stack axis.
-      batch: weights in flight at once.
+      way: how many weights are in flight at once, and where.
 
     Returns:
-      The merged leaves, shaped like `bases`, in the bases' dtype.
+      The merged leaves, shaped like `bases`, in the bases' dtype; on a mesh spread over
+      its devices as `bases` are.
     """
     base = _joined([x.reshape(shape) for x in bases])
     rows = jax.tree.map(lambda *xs: _joined(xs), *(_rows(x, shape) for x in experts))
@@ -51,13 +53,15 @@ def merge_chunk(
     each = extras if stacked else jax.tree.map(lambda x: x[None], extras)
     extra = jax.tree.map(lambda *xs: _joined(xs), *each)
     items = (base, rows, extra, keys, jnp.repeat(first_rows, shape[0]))
-    one = partial(_merge_one, stage, role)
-    if len(base) <= batch:
-        merged = jax.vmap(one)(*items)
+    merge_each = partial(_merge_each, role=role, at_once=way.weights)
+    if way.mesh is not None and way.whole:
+        merged = on_devices(merge_each, way.mesh, stage, items)
     else:
-        size = -(-len(base) // -(-len(base) // batch))
-        merged = jax.lax.map(lambda item: one(*item), items, batch_size=size)
-    return tuple(merged.reshape(len(bases), *(shape if stacked else shape[1:])))
+        merged = merge_each(stage, items)
+    leaves = merged.reshape(len(bases), *(shape if stacked else shape[1:]))
+    if way.mesh is None:
+        return tuple(leaves)
+    return tuple(alike(*pair) for pair in zip(bases, leaves, strict=True))
 
 
 @partial(jax.jit, static_argnames=("role", "shape", "stacked"))
@@ -113,6 +117,16 @@ def plus(so_far: Any, found: Any) -> Any:
 def settled(method: WholeModel, found: tuple) -> Stage:
     """The stage that a method settles on."""
     return method.settle(*found)
+
+
+def _merge_each(stage: Stage, items: tuple, *, role: Role, at_once: int) -> jax.Array:
+    """Weights `[n, *d]`, so many at once."""
+    one = partial(_merge_one, stage, role)
+    n = len(items[0])
+    if n <= at_once:
+        return jax.vmap(one)(*items)
+    size = -(-n // -(-n // at_once))
+    return jax.lax.map(lambda item: one(*item), items, batch_size=size)
 
 
 def _merge_one(

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from mda_jax import _check, trees
+from mda_jax.engine._mesh import in_auto_mode
 from mda_jax.engine._stream import Job, Method, run, seen
 
 
@@ -27,6 +28,11 @@ def merge(
 
     Works on any pytree, eagerly and under `jit`, `vmap` and `grad`. Stages see every
     weight in its canonical view, whatever the layout of the leaf.
+
+    Arrays may be spread over a mesh, explicit or not; each leaf of the result is spread
+    as that of the base. Methods that treat every row by itself work where the parts
+    stand. Linear maps of other methods are handed whole to the devices, some to each,
+    up to 2^28 bytes each in float32; of larger ones XLA multiplies the parts.
 
     Args:
       base: pytree of arrays, the common ancestor.
@@ -98,12 +104,18 @@ def _merge(
     plan = trees.layouts(leaves, layout)
     extras = _extras(who, base, leaves, aux, plan)
     assigned = _assigned(who, rules, leaves)
-    merged: dict[str, Any] = {}
-    for pattern, mine in assigned.items():
-        job = Job(mine, lambda name: (leaves[name], rows[name]), plan, extras)
-        merged |= run(job, rules[pattern], key, batch)
-    in_order = [merged[name] for name in leaves]
-    return jax.tree.unflatten(jax.tree.structure(base), in_order)
+    methods = {pattern: rules[pattern] for pattern in assigned}
+
+    def merged(leaves: dict, rows: dict, extras: dict, methods: dict, key: Any) -> dict:
+        done: dict[str, Any] = {}
+        for pattern, mine in assigned.items():
+            here = {name: leaves[name] for name in mine}
+            job = Job(here, lambda name: (leaves[name], rows[name]), plan, extras)
+            done |= run(job, methods[pattern], key, batch)
+        return {name: done[name] for name in leaves}
+
+    found = in_auto_mode(merged, leaves, leaves, rows, extras, methods, key)
+    return jax.tree.unflatten(jax.tree.structure(base), [found[n] for n in leaves])
 
 
 def _rows(who: str, base: Any, leaves: Mapping[str, Any], experts: Any) -> dict:

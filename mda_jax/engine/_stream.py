@@ -12,6 +12,7 @@ import numpy as np
 from mda_jax import _check, trees
 from mda_jax._types import Stage, Survey, WholeModel
 from mda_jax.engine._kernel import merge_chunk, plus, settled, surveyed
+from mda_jax.engine._mesh import Way, alike, mesh_of, way
 from mda_jax.trees import Bucket, Layout
 
 
@@ -141,9 +142,9 @@ def workspaces(
     """
     plan, key, workspaces = trees.layouts(leaves, layout), jax.random.key(0), []
     for bucket in trees.buckets(leaves, plan):
-        names, size = _chunks(bucket.names, batch // bucket.shape[0])[0]
-        view = partial(seen, layout=plan[names[0]], shape=leaves[names[0]].shape)
-        pair = jax.eval_shape(view, _checked(leaves, read, names[0]))
+        name = bucket.names[0]
+        view = partial(seen, layout=plan[name], shape=leaves[name].shape)
+        pair = jax.eval_shape(view, _checked(leaves, read, name))
         place = np.uint32(0), np.int32(0)
         stage: Any = method
         if isinstance(method, WholeModel):
@@ -154,7 +155,9 @@ def workspaces(
                 workspaces.append(_workspace(lowered))
                 found = (*found, lowered.out_info)
             stage = jax.eval_shape(settled, method, found)
-        call = _call(stage, key, bucket, [place] * size, [pair] * size, batch)
+        how = way(bucket, stage, None, batch)
+        _, size = _chunks(bucket.names, how.leaves)[0]
+        call = _call(stage, key, bucket, [place] * size, [pair] * size, how)
         workspaces.append(_workspace(call(merge_chunk.lower, (None,) * size)))
     return workspaces
 
@@ -179,18 +182,18 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
     buckets = trees.buckets(job.leaves, job.plan)
     if not buckets:
         return
-    stage = _settled(job, method, key, buckets)
+    stage, mesh = _settled(job, method, key, buckets), mesh_of(job.leaves.values())
     for bucket in buckets:
-        for alike in _alike(bucket.names, job.extras):
-            for chunk, size in _chunks(job.among or alike, batch // bucket.shape[0]):
-                names = _filled(chunk, job.leaves)
-                if not names:
+        how = way(bucket, stage, mesh, batch)
+        for names in _like_extras(bucket.names, job.extras):
+            for chunk, size in _chunks(job.among or names, how.leaves):
+                filled = _filled(chunk, job.leaves)
+                if not filled:
                     continue
-                merged = _merge_names(job, stage, key, bucket, names, size, batch)
+                merged = _merge_names(job, stage, key, bucket, filled, size, how)
                 for name, leaf in zip(chunk, merged, strict=False):
                     if name in job.leaves:
-                        shape = job.leaves[name].shape
-                        yield name, _unseen(leaf, job.plan[name], shape)
+                        yield name, leaf
 
 
 def _settled(job: Job, method: Method, key: Any, buckets: Sequence[Bucket]) -> Stage:
@@ -218,7 +221,7 @@ def _surveyed(
     job: Job, survey: Survey, found: tuple, key: Any, name: str, bucket: Bucket
 ) -> Any:
     """What a survey finds in one leaf."""
-    arrays = *_seen(job, name), key, *job.place(name)
+    arrays = *_seen(job, name, job.read(name)), key, *job.place(name)
     return surveyed(survey, found, *arrays, **_static(bucket))
 
 
@@ -227,9 +230,9 @@ def _static(bucket: Bucket) -> dict[str, Any]:
     return {"role": bucket.role, "shape": bucket.shape, "stacked": bucket.stacked}
 
 
-def _seen(job: Job, name: str) -> tuple[Any, Any]:
+def _seen(job: Job, name: str, read: tuple[Any, Any]) -> tuple[Any, Any]:
     """The leaf of the base and those of the experts, in canonical view."""
-    pair: tuple = seen(job.read(name), job.plan[name], job.leaves[name].shape)
+    pair: tuple = seen(read, job.plan[name], job.leaves[name].shape)
     return pair
 
 
@@ -254,15 +257,19 @@ def _merge_names(
     bucket: Bucket,
     names: tuple[str, ...],
     size: int,
-    batch: int,
-) -> tuple:
-    """The merged leaves of one chunk, still in canonical view, and padding."""
-    read = {name: _seen(job, name) for name in dict.fromkeys(names)}
-    pairs = [read[name] for name in names]
+    how: Way,
+) -> Iterator[Any]:
+    """The merged leaves of one chunk."""
+    read = {name: job.read(name) for name in dict.fromkeys(names)}
+    views = {name: _seen(job, name, pair) for name, pair in read.items()}
+    pairs = [views[name] for name in names]
     extras = [job.extras.get(name) for name in names]
     places = [job.place(name) for name in names]
-    call = _call(stage, key, bucket, _padded(places, size), _padded(pairs, size), batch)
-    return call(merge_chunk, tuple(_padded(extras, size)))
+    call = _call(stage, key, bucket, _padded(places, size), _padded(pairs, size), how)
+    merged = call(merge_chunk, tuple(_padded(extras, size)))
+    likes = {name: None if how.mesh is None else read[name][0] for name in read}
+    for name, leaf in zip(names, merged, strict=False):
+        yield _unseen(leaf, job.plan[name], job.leaves[name].shape, likes[name])
 
 
 def _call(
@@ -271,7 +278,7 @@ def _call(
     bucket: Bucket,
     places: list,
     pairs: list,
-    batch: int,
+    how: Way,
 ) -> Callable[..., Any]:
     """How the kernel is called on so many leaves of a bucket, given its extras."""
     bases, experts = zip(*pairs, strict=True)
@@ -279,7 +286,7 @@ def _call(
 
     def call(kernel: Callable[..., Any], extras: tuple) -> Any:
         arrays = bases, experts, extras, key, seeds, first_rows
-        return kernel(stage, *arrays, **_static(bucket), batch=batch)
+        return kernel(stage, *arrays, **_static(bucket), way=how)
 
     return call
 
@@ -298,7 +305,9 @@ def _checked(leaves: Leaves, read: Read, name: str) -> tuple[Any, Any]:
     return base, tuple(experts)
 
 
-def _alike(names: tuple[str, ...], extras: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _like_extras(
+    names: tuple[str, ...], extras: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
     """Names whose extras can be stacked."""
     groups = defaultdict(list)
     for name in names:
@@ -309,7 +318,7 @@ def _alike(names: tuple[str, ...], extras: Mapping[str, Any]) -> list[tuple[str,
 
 def _chunks(names: tuple[str, ...], most: int) -> list[tuple[tuple[str, ...], int]]:
     """As few chunks as `most` names allow, of one size; the last may lack a few."""
-    count = -(-len(names) // max(1, most))
+    count = -(-len(names) // most)
     size = -(-len(names) // count)
     return [(names[i : i + size], size) for i in range(0, len(names), size)]
 
@@ -332,12 +341,13 @@ def _views(x: Any, layout: Layout) -> Any:
 _compiled_views = partial(jax.jit, static_argnames="layout")(_views)
 
 
-def _unseen(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
+def _unseen(x: Any, layout: Layout, shape: tuple[int, ...], like: Any) -> Any:
     if trees.is_canonical(shape, layout):
         return x
-    return _compiled_unview(x, layout, shape)
+    return _compiled_unview(x, layout, shape, like)
 
 
 @partial(jax.jit, static_argnames=("layout", "shape"))
-def _compiled_unview(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
-    return trees.unview(x, layout, shape)
+def _compiled_unview(x: Any, layout: Layout, shape: tuple[int, ...], like: Any) -> Any:
+    leaf = trees.unview(x, layout, shape)
+    return leaf if like is None else alike(like, leaf)

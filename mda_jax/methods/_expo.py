@@ -2,7 +2,7 @@
 
 from mda_jax import primitives as p
 from mda_jax._types import Number, Stage
-from mda_jax.combine import chain, stage
+from mda_jax.combine import chain, entrywise
 
 
 def expo(alpha: Number = 0.1) -> Stage:
@@ -24,4 +24,4 @@ def expo(alpha: Number = 0.1) -> Stage:
       Differs: several experts are averaged first, as in fusion-bench, whose default
       0.1 this is; the paper searches `alpha` per model.
     """
-    return chain(stage(p.mean), stage(p.scaled, by=1 + alpha))
+    return chain(entrywise(p.mean), entrywise(p.scaled, by=1 + alpha))

@@ -2,7 +2,7 @@
 
 from mda_jax import primitives as p
 from mda_jax._types import Stage
-from mda_jax.combine import stage
+from mda_jax.combine import entrywise
 
 
 def linear(weights: p.Weights | None = None) -> Stage:
@@ -24,5 +24,5 @@ def linear(weights: p.Weights | None = None) -> Stage:
       Differs: weights may be unequal; a sum of weights below 1e-8 is taken as 1.
     """
     if weights is None:
-        return stage(p.mean)
-    return stage(p.weighted_mean, weights=p.per_expert(weights))
+        return entrywise(p.mean)
+    return entrywise(p.weighted_mean, weights=p.per_expert(weights))

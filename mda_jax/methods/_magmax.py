@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import primitives as p
 from mda_jax._types import Deltas, Number, Stage, Weight
-from mda_jax.combine import chain, stage
+from mda_jax.combine import chain, entrywise
 
 
 def magmax(scale: Number = 0.5) -> Stage:
@@ -29,7 +29,7 @@ def magmax(scale: Number = 0.5) -> Stage:
       Differs: nothing. The paper leaves ties open; they are resolved as in
       fusion-bench.
     """
-    return chain(stage(largest_entry), stage(p.scaled, by=scale))
+    return chain(entrywise(largest_entry), entrywise(p.scaled, by=scale))
 
 
 def largest_entry(d: Deltas) -> Float[Array, " 1 *d"]:

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import _check
 from mda_jax._types import Deltas, Number, Stage
-from mda_jax.combine import stage
+from mda_jax.combine import entrywise
 
 
 EXPERTS = 1
@@ -30,7 +30,7 @@ def nearswap(t: Number = 1e-4) -> Stage:
       Differs: only in form; an interpolation by `min(1, t / |delta|)` is a clip.
     """
     _check.within("nearswap", 0.0, float("inf"), t=t)
-    return stage(clipped, within=t)
+    return entrywise(clipped, within=t)
 
 
 def clipped(d: Deltas, *, within: Number) -> Float[Array, " 1 *d"]:

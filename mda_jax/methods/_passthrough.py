@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mda_jax import _check
 from mda_jax._types import Deltas, Number, Side, Stage
-from mda_jax.combine import sided
+from mda_jax.combine import sided, surveyed
 
 
 EXPERTS = 1
@@ -28,7 +28,11 @@ def passthrough(scale: Number = 1.0) -> Stage:
       None; the method of mergekit, https://github.com/arcee-ai/mergekit,
       "Passthrough".
     """
-    return sided(scaled_expert, by=scale)
+    return surveyed(_settled, by=scale)
+
+
+def _settled(*, by: Number) -> Stage:
+    return sided(scaled_expert, by=by)
 
 
 def scaled_expert(d: Deltas, side: Side, *, by: Number) -> Float[Array, " 1 *d"]:

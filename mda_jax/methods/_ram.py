@@ -5,7 +5,7 @@ from jaxtyping import Array, Bool, Float
 
 from mda_jax import primitives as p
 from mda_jax._types import Deltas, Number, Stage
-from mda_jax.combine import stage
+from mda_jax.combine import entrywise
 
 
 def ram(epsilon: Number = 1e-5) -> Stage:
@@ -26,7 +26,7 @@ def ram(epsilon: Number = 1e-5) -> Stage:
       Yuan et al., Behavior Knowledge Merge in Reinforced Agentic Models, 2026,
       https://arxiv.org/abs/2601.13572, "RAM".
     """
-    return stage(mean_of_changes, epsilon=epsilon)
+    return entrywise(mean_of_changes, epsilon=epsilon)
 
 
 def mean_of_changes(d: Deltas, *, epsilon: Number) -> Float[Array, " 1 *d"]:
