@@ -85,7 +85,7 @@ def weighted(
     @jax.jit
     def init(params: Params) -> Mean:
         return Mean(
-            jax.tree.map(lambda x: _wide(x, dtype), params),
+            jax.tree.map(lambda x: widened(x, dtype), params),
             jnp.zeros((), jnp.float32),
             jnp.zeros((), jnp.int32),
             tuple(str(x.dtype) for x in jax.tree.leaves(params)),
@@ -267,8 +267,8 @@ def _cast(x: Array, dtype: str) -> Array:
     return x.astype(dtype) if _is_averaged(x) else x
 
 
-def _wide(x: Array, dtype: Any) -> Array:
-    """A copy of a leaf, in the type of the sums."""
+def widened(x: Array, dtype: Any = jnp.float32) -> Array:
+    """A copy of a leaf, in the type of the sums if that is wider than its own."""
     if not _is_averaged(x):
         return jnp.array(x)
     return jnp.array(x, _wider(x.dtype, dtype))

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, NamedSharding
 
 from mda_jax import _check, trees
 from mda_jax.engine import merge, merge_by_name
-from mda_jax.training.averagers import Params
+from mda_jax.training.averagers import Params, widened
 
 
 OptimiserState = Any
@@ -193,7 +193,7 @@ def merge_every(
     leader = None if outer is None else optax.masked(outer, _merged_leaves)
 
     def init(params: Params) -> MergerState:
-        anchor = params if leader is None else jax.tree.map(_widened, params)
+        anchor = params if leader is None else jax.tree.map(widened, params)
         state = None if leader is None else leader.init(anchor)
         return _together(MergerState(anchor, state, jnp.zeros((), jnp.int32), key))
 
@@ -204,8 +204,8 @@ def merge_every(
         inner: OptimiserState,
     ) -> tuple[MergerState, Params, OptimiserState]:
         """For one replica, within an axis that counts them."""
-        leaves = trees.named(state.anchor), trees.named(replicas)
-        _check.same_leaves("merge_every", "replicas", *leaves)
+        pair = trees.named(state.anchor), trees.named(replicas)
+        _check.same_leaves("merge_every", "replicas", *pair)
         count = state.count + 1
         drawn = None if state.key is None else jax.random.fold_in(state.key, count)
 
@@ -227,11 +227,23 @@ def merge_every(
         )
         return MergerState(anchor, led, count, state.key), replicas, inner
 
-    if axis_name is not None:
-        return Merger(init, partial(update, axis_name))
-    axes, each = (None, 0, 0), partial(update, STACKED)
-    stacked = jax.vmap(each, in_axes=axes, out_axes=axes, axis_name=STACKED)
-    return Merger(init, partial(_in_place, stacked))
+    named = axis_name is not None
+    return Merger(init, partial(update, axis_name) if named else partial(_each, update))
+
+
+def _each(
+    update: Callable[..., tuple],
+    state: MergerState,
+    replicas: Params,
+    inner: OptimiserState,
+) -> tuple:
+    """The update of stacked replicas: that of every one of them."""
+    anchor, leaves = trees.named(state.anchor), trees.named(replicas)
+    count = _check.stacked("merge_every", leaves)
+    _check.same_leaves("merge_every", "replicas", anchor, leaves, count)
+    axes = (None, 0, 0)
+    mapped = jax.vmap(partial(update, STACKED), axes, axes, axis_name=STACKED)
+    return _in_place(mapped, state, replicas, inner)
 
 
 def _led(
@@ -257,13 +269,6 @@ def _moved(x: Any, move: Any) -> Any:
 
 def _merged_leaves(tree: Any) -> Any:
     return jax.tree.map(_check.is_merged, tree)
-
-
-def _widened(x: Any) -> Any:
-    """A leaf in the type of the arithmetic."""
-    return (
-        x.astype(jnp.promote_types(x.dtype, jnp.float32)) if _check.is_merged(x) else x
-    )
 
 
 def _started_from(anchor: Any, replica: Any) -> Any:
@@ -301,7 +306,7 @@ def _fit(old: Any, new: Any) -> Any:
 
 
 def _mean(axis_name: Hashable, x: Any) -> Any:
-    return jax.lax.pmean(_widened(x), axis_name) if _check.is_merged(x) else x
+    return jax.lax.pmean(widened(x), axis_name) if _check.is_merged(x) else x
 
 
 def _gathered(axis_name: Hashable, x: Any) -> Any:
