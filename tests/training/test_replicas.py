@@ -153,7 +153,9 @@ def test_the_outer_optimiser_of_diloco():
 
 def test_a_gradient_step_of_one_is_plain_merging():
     ends = [
-        run(merger.update, merger.init(model()), training.replicate(model(), 3))
+        run(
+            jax.jit(merger.update), merger.init(model()), training.replicate(model(), 3)
+        )
         for outer in (None, optax.sgd(1.0))
         for merger in [training.merge_every(2, mda.methods.ties(), outer=outer)]
     ]
