@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding
 
 from mda_jax import _check, trees
@@ -67,7 +66,7 @@ def replicate(tree: Any, count: int) -> Any:
     A key is copied as well; `jax.random.split` gives replicas keys of their own.
     """
     _check.at_least_one("replicate", count=count)
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree)
+    return jax.tree.map(lambda x: _own(jnp.broadcast_to(x, (count, *x.shape))), tree)
 
 
 def merge_replicas(
@@ -198,25 +197,20 @@ def merge_every(
         return _together(MergerState(anchor, state, jnp.zeros((), jnp.int32), key))
 
     def update(
-        axis: Hashable,
-        state: MergerState,
-        replicas: Params,
-        inner: OptimiserState,
+        state: MergerState, replicas: Params, inner: OptimiserState
     ) -> tuple[MergerState, Params, OptimiserState]:
-        """For one replica, within an axis that counts them."""
-        pair = trees.named(state.anchor), trees.named(replicas)
-        _check.same_leaves("merge_every", "replicas", *pair)
+        _check_fit(state.anchor, replicas, axis_name)
         count = state.count + 1
         drawn = None if state.key is None else jax.random.fold_in(state.key, count)
 
         def merged(anchor: Params, led: Any, replicas: Params, inner: Any) -> tuple:
             start = jax.tree.map(_started_from, anchor, replicas)
             found = merge_replicas(
-                start, replicas, method, axis_name=axis, key=drawn, **options
+                start, replicas, method, axis_name=axis_name, key=drawn, **options
             )
             anchor, led = _led(leader, anchor, start, found, led)
             replicas = jax.tree.map(_going_on, anchor, replicas)
-            inner = _fitted(inner, optimiser_states(inner, replicas, axis))
+            inner = _fitted(inner, _each(optimiser_states, axis_name)(inner, replicas))
             return anchor, led, replicas, inner
 
         anchor, led, replicas, inner = jax.lax.cond(
@@ -227,23 +221,20 @@ def merge_every(
         )
         return MergerState(anchor, led, count, state.key), replicas, inner
 
-    named = axis_name is not None
-    return Merger(init, partial(update, axis_name) if named else partial(_each, update))
+    return Merger(init, partial(_in_place, update) if axis_name is None else update)
 
 
-def _each(
-    update: Callable[..., tuple],
-    state: MergerState,
-    replicas: Params,
-    inner: OptimiserState,
-) -> tuple:
-    """The update of stacked replicas: that of every one of them."""
-    anchor, leaves = trees.named(state.anchor), trees.named(replicas)
-    count = _check.stacked("merge_every", leaves)
-    _check.same_leaves("merge_every", "replicas", anchor, leaves, count)
-    axes = (None, 0, 0)
-    mapped = jax.vmap(partial(update, STACKED), axes, axes, axis_name=STACKED)
-    return _in_place(mapped, state, replicas, inner)
+def _check_fit(anchor: Params, replicas: Params, axis_name: Hashable) -> None:
+    who, leaves = "merge_every", trees.named(replicas)
+    count = _check.stacked(who, leaves) if axis_name is None else ()
+    _check.same_leaves(who, "replicas", trees.named(anchor), leaves, count)
+
+
+def _each(policy: Policy, axis_name: Hashable) -> Callable[..., OptimiserState]:
+    """What becomes of the states of the replicas of an axis, or of stacked ones."""
+    if axis_name is not None:
+        return partial(policy, axis_name=axis_name)
+    return jax.vmap(partial(policy, axis_name=STACKED), axis_name=STACKED)
 
 
 def _led(
@@ -284,7 +275,9 @@ def _started_from(anchor: Any, replica: Any) -> Any:
 
 
 def _going_on(anchor: Any, replica: Any) -> Any:
-    return _fit(replica, anchor) if _check.is_merged(replica) else replica
+    if not _check.is_merged(replica):
+        return replica
+    return jnp.broadcast_to(_fit(replica, anchor), replica.shape)
 
 
 def _fitted(old: OptimiserState, new: OptimiserState) -> OptimiserState:
@@ -302,7 +295,7 @@ def _fit(old: Any, new: Any) -> Any:
     """A new value in the type of an old one, which may vary along manual axes."""
     for axis in _varying(old) - _varying(new):
         new = jax.lax.pcast(new, axis, to="varying")
-    return new.astype(old.dtype)
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
 
 
 def _mean(axis_name: Hashable, x: Any) -> Any:
@@ -331,27 +324,29 @@ def _together(tree: Any) -> Any:
 
     What is restored to where it was saved from is then fit for a step on a mesh.
     """
-    return jax.tree.map(jnp.array, tree)
+    return jax.tree.map(_own, tree)
+
+
+def _own(x: Any) -> Any:
+    """A copy, whose type is not weak: a second step would be compiled for that."""
+    return jnp.array(x, x.dtype)
 
 
 def _in_place(update: Callable[..., tuple], *arguments: Any) -> tuple:
-    """What came in after an update, with its shardings."""
+    """What came in after an update, with its shardings.
 
-    def alike(*arguments: Any) -> tuple:
-        return jax.tree.map(_alike, arguments, update(*arguments))
-
+    XLA keeps those of Auto axes, as every merge is one branch of two and the other
+    hands its arguments on; Explicit axes are made Auto for the update.
+    """
     leaves = map(jax.typeof, jax.tree.leaves(arguments))
     meshes = {leaf.sharding.mesh for leaf in leaves}
     explicit = [mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types]
     if not explicit:
-        return alike(*arguments)
+        return update(*arguments)
     places = jax.tree.map(partial(_place, explicit[0]), arguments)
-    return jax.sharding.auto_axes(alike, out_sharding=places)(*arguments)
+    placed: tuple = jax.sharding.auto_axes(update, out_sharding=places)(*arguments)
+    return placed
 
 
 def _place(mesh: Any, x: Any) -> NamedSharding:
     return NamedSharding(mesh, jax.typeof(x).sharding.spec)
-
-
-def _alike(old: Any, new: Any) -> Any:
-    return shard_alike(old, new)[1]

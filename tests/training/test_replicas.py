@@ -252,6 +252,31 @@ def test_frozen_leaves_that_do_not_vary_stay_so():
     close(jax.jit(mapped)(shares), {"w": shares.mean(0), "frozen": jnp.full(2, 3.0)})
 
 
+def test_stacked_replicas_within_shard_map():
+    """Each device has all replicas, as where only the data are split."""
+    merger = training.merge_every(1, mda.methods.linear())
+    given = merger.init(model()), training.replicate(model(), 2), None
+    mapped = jax.shard_map(
+        merger.update, mesh=mesh_of(AxisType.Auto), in_specs=P(), out_specs=P()
+    )
+    same(jax.jit(mapped)(*given)[1], given[1])
+
+
+def test_weakly_typed_parameters_compile_once():
+    merger, traces = training.merge_every(2, mda.methods.linear()), []
+    start = {"w": jnp.full(2, 1.0)}
+    given = merger.init(start), training.replicate(start, 2), None
+
+    @jax.jit
+    def update(*given):
+        traces.append(0)
+        return merger.update(*given)
+
+    for _ in range(3):
+        given = update(*given)
+    assert start["w"].weak_type and len(traces) == 1
+
+
 def test_between_merges_nothing_is_merged():
     merger = training.merge_every(3, mda.methods.linear())
     given = merger.init(model()), training.replicate(model(), 2), None
