@@ -78,7 +78,7 @@ def data(x):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("ties", AxisType.Auto),
+        pytest.param("ties", AxisType.Auto, marks=pytest.mark.slow),
         ("ties", AxisType.Explicit),
         ("iso_c", AxisType.Auto),
         ("mda", AxisType.Explicit),
@@ -299,7 +299,10 @@ def test_the_interval_may_be_traced():
     close(ends(2), run(merger.update, *given, steps=range(3))[0].anchor)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit],
+)
 def test_a_resumed_run_is_the_run_to_the_last_bit(kind, tmp_path):
     """Saved between two random merges, with averages in the replicas' optimisers."""
     mesh = mesh_of(kind)
@@ -443,7 +446,10 @@ def updated(method, replicas=None, **options):
 def test_every_method_merges_replicas_of_a_mesh(name):
     """Through `shard_map`, equal to the merge of a list; it lowers for TPU, too."""
     method, count = getattr(mda.methods, name)(), mda.methods.experts_of(name)
-    trees = [descended(model(), gradients(i, 1)) for i in range(REPLICAS)]
+    trees = [
+        descended(training.replicate(model(), 1), gradients(i, 1))
+        for i in range(REPLICAS)
+    ]
     trees = [jax.tree.map(lambda x: x[0], tree) for tree in trees][:count]
     want = mda.merge(model(), trees, method, key=jax.random.key(0))
     mesh = jax.make_mesh((len(trees),), ("replica",), axis_types=(AxisType.Auto,))
