@@ -169,11 +169,12 @@ def merge_every(
       **options: of `merge`.
 
     Returns:
-      The merger. Everything keeps its sharding and its dtype; `init` is best called
-      outside `jax.jit`, as within it XLA places what optax fills with zeros. An anchor that an outer
-      optimiser moves is float32 where the parameters are narrower, so that small moves
-      add up; task vectors are measured from what the replicas really started from,
-      the anchor in their own dtype. Each replica keeps its integers, booleans and keys.
+      The merger. Everything keeps its sharding and its dtype; call `init` outside
+      `jax.jit`, as within it XLA places what optax fills with zeros. An anchor that an
+      outer optimiser moves is float32 where the parameters are narrower, so that small
+      moves add up; task vectors are measured from what the replicas really started
+      from, the anchor in their own dtype. Each replica keeps its integers, booleans
+      and keys.
 
     Raises:
       ValueError: k is below 1, or the key is none; from `update`, the replicas do not

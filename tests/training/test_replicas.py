@@ -157,7 +157,7 @@ def test_a_gradient_step_of_one_is_plain_merging():
             jax.jit(merger.update), merger.init(model()), training.replicate(model(), 3)
         )
         for outer in (None, optax.sgd(1.0))
-        for merger in [training.merge_every(2, mda.methods.ties(), outer=outer)]
+        for merger in [training.merge_every(2, mda.methods.linear(), outer=outer)]
     ]
     close(ends[0][1], ends[1][1])
 
@@ -211,7 +211,7 @@ def test_what_becomes_of_the_states_of_inner_optimisers():
 
 def test_a_named_axis_gives_what_stacked_replicas_give():
     """Under `shard_map`, its `out_specs` say of the state that all hold the same."""
-    rules = {"kernel": mda.methods.mda(), ".*": mda.methods.dare_linear(density=0.5)}
+    rules = {"kernel": mda.methods.iso_c(), ".*": mda.methods.dare_linear(density=0.5)}
     options = {
         "outer": NESTEROV,
         "optimiser_states": training.averaged,
