@@ -169,10 +169,12 @@ def merge_every(
       **options: of `merge`.
 
     Returns:
-      The merger. Everything keeps its sharding and its dtype. An anchor that an outer
-      optimiser moves is float32 where the parameters are narrower, so that small moves
-      add up; task vectors are measured from what the replicas really started from,
-      the anchor in their own dtype. Each replica keeps its integers, booleans and keys.
+      The merger. Everything keeps its sharding and its dtype; call `init` outside
+      `jax.jit`, as within it XLA places what optax fills with zeros. An anchor that an
+      outer optimiser moves is float32 where the parameters are narrower, so that small
+      moves add up; task vectors are measured from what the replicas really started
+      from, the anchor in their own dtype. Each replica keeps its integers, booleans
+      and keys.
 
     Raises:
       ValueError: k is below 1, or the key is none; from `update`, the replicas do not
@@ -232,9 +234,11 @@ def _check_fit(anchor: Params, replicas: Params, axis_name: Hashable) -> None:
 
 def _each(policy: Policy, axis_name: Hashable) -> Callable[..., OptimiserState]:
     """What becomes of the states of the replicas of an axis, or of stacked ones."""
-    if axis_name is not None:
-        return partial(policy, axis_name=axis_name)
-    return jax.vmap(partial(policy, axis_name=STACKED), axis_name=STACKED)
+
+    def one(state: OptimiserState, params: Params) -> OptimiserState:
+        return policy(state, params, STACKED if axis_name is None else axis_name)
+
+    return jax.vmap(one, axis_name=STACKED) if axis_name is None else one
 
 
 def _led(

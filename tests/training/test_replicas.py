@@ -78,7 +78,7 @@ def data(x):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("ties", AxisType.Auto),
+        pytest.param("ties", AxisType.Auto, marks=pytest.mark.slow),
         ("ties", AxisType.Explicit),
         ("iso_c", AxisType.Auto),
         ("mda", AxisType.Explicit),
@@ -157,7 +157,7 @@ def test_a_gradient_step_of_one_is_plain_merging():
             jax.jit(merger.update), merger.init(model()), training.replicate(model(), 3)
         )
         for outer in (None, optax.sgd(1.0))
-        for merger in [training.merge_every(2, mda.methods.ties(), outer=outer)]
+        for merger in [training.merge_every(2, mda.methods.linear(), outer=outer)]
     ]
     close(ends[0][1], ends[1][1])
 
@@ -211,7 +211,7 @@ def test_what_becomes_of_the_states_of_inner_optimisers():
 
 def test_a_named_axis_gives_what_stacked_replicas_give():
     """Under `shard_map`, its `out_specs` say of the state that all hold the same."""
-    rules = {"kernel": mda.methods.mda(), ".*": mda.methods.dare_linear(density=0.5)}
+    rules = {"kernel": mda.methods.iso_c(), ".*": mda.methods.dare_linear(density=0.5)}
     options = {
         "outer": NESTEROV,
         "optimiser_states": training.averaged,
@@ -299,7 +299,10 @@ def test_the_interval_may_be_traced():
     close(ends(2), run(merger.update, *given, steps=range(3))[0].anchor)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit],
+)
 def test_a_resumed_run_is_the_run_to_the_last_bit(kind, tmp_path):
     """Saved between two random merges, with averages in the replicas' optimisers."""
     mesh = mesh_of(kind)
@@ -443,7 +446,10 @@ def updated(method, replicas=None, **options):
 def test_every_method_merges_replicas_of_a_mesh(name):
     """Through `shard_map`, equal to the merge of a list; it lowers for TPU, too."""
     method, count = getattr(mda.methods, name)(), mda.methods.experts_of(name)
-    trees = [descended(model(), gradients(i, 1)) for i in range(REPLICAS)]
+    trees = [
+        descended(training.replicate(model(), 1), gradients(i, 1))
+        for i in range(REPLICAS)
+    ]
     trees = [jax.tree.map(lambda x: x[0], tree) for tree in trees][:count]
     want = mda.merge(model(), trees, method, key=jax.random.key(0))
     mesh = jax.make_mesh((len(trees),), ("replica",), axis_types=(AxisType.Auto,))
