@@ -127,6 +127,48 @@ def geometry(
         _write(json_file, found)
 
 
+@app.command()
+def loop(
+    every: Annotated[
+        str, typer.Option(help="Steps from one merge to the next; with commas.")
+    ] = "10,25,100",
+    methods: Annotated[
+        str, typer.Option(help="Names of methods, or `diloco`; with commas.")
+    ] = "linear,ties,iso_c,mda,diloco",
+    tasks: Annotated[
+        str, typer.Option(help="One replica for each; with commas.")
+    ] = "upper,digits,greek,cyrillic",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs with other pictures.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Of every replica.")] = 400,
+    json_file: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Train replicas, each on one task, merged every so many steps or at the end."""
+    with one_line_errors(debug=debug):
+        from mda_jax.glyphs import loop as looping
+
+        found = looping.loop(
+            methods.split(","),
+            _numbers("--every", every),
+            tasks=tasks.split(","),
+            seeds=seeds,
+            recipe=looping.RECIPE._replace(steps=steps),
+            report=typer.echo,
+        )
+        _write(json_file, found)
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    from mda_jax.pipeline.errors import ConfigError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(
+            f"glyphs: {flag} is {text!r}; give whole numbers with commas."
+        ) from error
+
+
 def _write(file: Path | None, found: dict) -> None:
     if file:
         file.write_text(json.dumps(found, indent=1) + "\n")

@@ -89,10 +89,14 @@ def features(params: dict, images: Float[Array, "n 28 28"]) -> Float[Array, "n 1
 def logits(
     params: dict, head: Float[Array, "classes 128"], images: Float[Array, "n 28 28"]
 ) -> Float[Array, "n classes"]:
-    """Scaled cosines between the features and a head of unit rows."""
+    """Scaled cosines between the features and a head of unit rows.
+
+    Rows of zeros pad a head to more classes than there are: their logits are -inf.
+    """
     z = features(params, images)
     z = z / (jnp.linalg.norm(z, axis=-1, keepdims=True) + 1e-6)
-    return TEMPERATURE * z @ head.T
+    is_class = jnp.any(head != 0, axis=1)[None]
+    return jnp.where(is_class, TEMPERATURE * z @ head.T, -jnp.inf)
 
 
 TEMPERATURE = 30.0

@@ -43,17 +43,17 @@ def exam(tasks: Sequence[str], weights: Weights, key, size: int) -> Exam:
 
 
 def _one_exam(task, weights, key, size):
-    masters = jnp.asarray(_padded(images.masters(scripts.alphabet(task))))
+    masters = jnp.asarray(padded(images.masters(scripts.alphabet(task))))
     labels = np.arange(size, dtype=np.int32) * len(scripts.alphabet(task)) // size
     rows = np.pad(labels, (0, -size % _BLOCK)).reshape(-1, _BLOCK)
     keys = jax.random.split(
         jax.random.fold_in(key, scripts.EVERY.index(task)), len(rows)
     )
     drawn = [images.draw(k, masters, row) for k, row in zip(keys, rows, strict=True)]
-    return np.concatenate(drawn)[:size], labels, _padded(weights.head(task))
+    return np.concatenate(drawn)[:size], labels, padded(weights.head(task))
 
 
-def _padded(rows: np.ndarray) -> np.ndarray:
+def padded(rows: np.ndarray) -> np.ndarray:
     """Rows of zeros up to the largest number of classes."""
     missing = max(len(scripts.alphabet(task)) for task in scripts.EVERY) - len(rows)
     return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
@@ -93,8 +93,7 @@ _features = jax.jit(model.features)
 
 @jax.jit
 def _answers(params, pictures, head) -> Int[Array, " n"]:
-    scores = model.logits(params, head, pictures)
-    return jnp.where(jnp.any(head != 0, axis=1)[None], scores, -jnp.inf).argmax(-1)
+    return model.logits(params, head, pictures).argmax(-1)
 
 
 def score(

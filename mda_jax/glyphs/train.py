@@ -1,15 +1,15 @@
 """Make the base and the experts: brief pretraining, long fine-tuning, frozen heads."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mda_jax.glyphs import images, model, scripts
 
@@ -32,6 +32,7 @@ _VIEWS = 64  # pictures of each class behind its head row
 
 Pictures = UInt8[Array, "classes fonts 48 48"]
 Watch = Callable[[int, int], None]
+State = tuple[Any, Any]  # what is trained, and the state of its optimiser
 
 
 def pretrain(folder: Path, watch: Watch, recipe: Recipe = PRETRAINING) -> dict:
@@ -76,9 +77,9 @@ def fine_tune(
     Returns:
       Parameters as a nested dict, rounded to bfloat16 as they are shipped.
     """
-    key = _task_key(task, 0)
+    key = task_key(task, 0)
     pictures = _pictures(task)
-    trained = _train(_task_loss, base, head, pictures, key, recipe, folder, watch)
+    trained = _train(task_loss, base, head, pictures, key, recipe, folder, watch)
     return rounded(trained)
 
 
@@ -86,7 +87,7 @@ def class_mean_head(task: str, base: dict) -> Float[Array, "classes 128"]:
     """Unit class means of the base's features: the analogue of a frozen text head."""
     pictures = _pictures(task)
     labels = jnp.arange(len(pictures))
-    keys = jax.random.split(_task_key(task, 1), _VIEWS)
+    keys = jax.random.split(task_key(task, 1), _VIEWS)
     means = jnp.stack([_features(base, pictures, labels, key) for key in keys]).mean(0)
     return means / jnp.linalg.norm(means, axis=1, keepdims=True)
 
@@ -100,7 +101,8 @@ def _pictures(task: str) -> Pictures:
     return jnp.asarray(images.masters(scripts.alphabet(task)))
 
 
-def _task_key(task, purpose):
+def task_key(task: str, purpose: int) -> Key[Array, ""]:
+    """What decides a task's draws: 0 for its expert, 1 for its head, 2 for replicas."""
     key = jax.random.fold_in(jax.random.key(SEED), scripts.EVERY.index(task))
     return jax.random.fold_in(key, purpose)
 
@@ -115,7 +117,13 @@ def _pretraining_loss(moving, fixed, drawn, labels):
     return _cross_entropy(model.features(params, drawn) @ head.T, labels)
 
 
-def _task_loss(moving, fixed, drawn, labels):
+def task_loss(
+    moving: dict,
+    fixed: Float[Array, "classes 128"],
+    drawn: Float[Array, "n 28 28"],
+    labels: Int[Array, " n"],
+) -> Float[Array, ""]:
+    """Cross-entropy of an encoder against a frozen head."""
     return _cross_entropy(model.logits(moving, fixed, drawn), labels)
 
 
@@ -123,7 +131,9 @@ def _cross_entropy(scores, labels):
     return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
 
 
-def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
+@cache
+def adamw(recipe: Recipe) -> optax.GradientTransformation:
+    """AdamW on the schedule of a recipe."""
     warmup = min(100, recipe.steps // 10)
     rate = optax.warmup_cosine_decay_schedule(0.0, recipe.rate, warmup, recipe.steps)
     return optax.adamw(rate, weight_decay=recipe.weight_decay)
@@ -131,7 +141,7 @@ def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
 
 def _train(loss, moving, fixed, pictures, key, recipe, folder, watch):
     """Run `recipe`, resuming from and saving to `folder`."""
-    state = (moving, _optimiser(recipe).init(moving))
+    state = (moving, adamw(recipe).init(moving))
     options = ocp.CheckpointManagerOptions(max_to_keep=1)
     with ocp.CheckpointManager(Path(folder).absolute(), options=options) as saved:
         done = saved.latest_step() or 0
@@ -150,16 +160,44 @@ def _train(loss, moving, fixed, pictures, key, recipe, folder, watch):
 
 @partial(jax.jit, static_argnames=("loss", "recipe"))
 def _chunk(state, fixed, pictures, key, start, *, loss, recipe):
-    """`_CHUNK` steps; step `i` draws from the key folded with `i`."""
-    optimiser = _optimiser(recipe)
+    """`_CHUNK` steps."""
+    one = partial(step, loss=loss, optimiser=adamw(recipe), batch=recipe.batch)
 
-    def step(state, i):
-        moving, memory = state
-        label_key, draw_key = jax.random.split(jax.random.fold_in(key, i))
-        labels = jax.random.randint(label_key, (recipe.batch,), 0, len(pictures))
-        drawn = images.draw(draw_key, pictures, labels)
-        gradient = jax.grad(loss)(moving, fixed, drawn, labels)
-        updates, memory = optimiser.update(gradient, memory, moving)
-        return (optax.apply_updates(moving, updates), memory), None
+    def each(state, i):
+        return one(state, fixed, pictures, len(pictures), key, i), None
 
-    return jax.lax.scan(step, state, start + jnp.arange(_CHUNK))[0]
+    return jax.lax.scan(each, state, start + jnp.arange(_CHUNK))[0]
+
+
+def step(
+    state: State,
+    fixed: Any,
+    pictures: Pictures,
+    classes: int | Int[Array, ""],
+    key: Key[Array, ""],
+    i: Int[Array, ""],
+    *,
+    loss: Callable[..., Float[Array, ""]],
+    optimiser: optax.GradientTransformation,
+    batch: int,
+) -> State:
+    """One step of training.
+
+    Args:
+      state: what is trained, and the state of its optimiser.
+      fixed: what the loss needs that is not trained, such as a head.
+      pictures: masters of the characters.
+      classes: how many of them are drawn from, the first ones.
+      key: with `i` it decides the batch.
+      i: number of the step.
+      loss: `(trained, fixed, drawn pictures, labels) -> scalar`.
+      optimiser: of what is trained.
+      batch: number of pictures.
+    """
+    moving, memory = state
+    label_key, draw_key = jax.random.split(jax.random.fold_in(key, i))
+    labels = jax.random.randint(label_key, (batch,), 0, classes)
+    drawn = images.draw(draw_key, pictures, labels)
+    gradient = jax.grad(loss)(moving, fixed, drawn, labels)
+    updates, memory = optimiser.update(gradient, memory, moving)
+    return optax.apply_updates(moving, updates), memory

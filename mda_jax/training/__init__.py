@@ -1,4 +1,4 @@
-"""Averages of parameters along a training run."""
+"""Averages of parameters along a training run, and replicas merged within it."""
 
 from mda_jax.training.averagers import (
     Averager as Averager,
@@ -16,4 +16,14 @@ from mda_jax.training.averagers import (
 from mda_jax.training.optimiser import (
     averaged_params as averaged_params,
     averaging as averaging,
+)
+from mda_jax.training.replicas import (
+    Merger as Merger,
+    MergerState as MergerState,
+    averaged as averaged,
+    fresh as fresh,
+    keep as keep,
+    merge_every as merge_every,
+    merge_replicas as merge_replicas,
+    replicate as replicate,
 )

@@ -3,9 +3,10 @@
 An averager is three functions. `init` makes a state from parameters, `update` takes in
 the parameters after a step, `value` gives the average. They trace, keep the shardings
 of the parameters, and hold no Python state; the state is a pytree of arrays that may be
-donated and saved. Sums are float32 whatever the parameters are, so that the average of
-bfloat16 parameters moves where their own type would round the step away; the value has
-their types again. Integers, booleans and keys are those of the last update.
+donated, and saved and restored: also its scalars are on all devices of the parameters.
+Sums are float32 whatever the parameters are, so that the average of bfloat16 parameters
+moves where their own type would round the step away; the value has their types again.
+Integers, booleans and keys are those of the last update.
 """
 
 from collections.abc import Callable
@@ -81,9 +82,10 @@ def weighted(
       The averager; its value is the sum of what was weighted over the sum of weights.
     """
 
+    @jax.jit
     def init(params: Params) -> Mean:
         return Mean(
-            jax.tree.map(lambda x: _wide(x, dtype), params),
+            jax.tree.map(lambda x: widened(x, dtype), params),
             jnp.zeros((), jnp.float32),
             jnp.zeros((), jnp.int32),
             tuple(str(x.dtype) for x in jax.tree.leaves(params)),
@@ -239,6 +241,7 @@ def window(size: int, dtype: Any = jnp.float32) -> Averager:
     """
     _check("size", size, lambda n: n >= 1, ">= 1")
 
+    @jax.jit
     def init(params: Params) -> Ring:
         held = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), params)
         return Ring(held, jnp.zeros((), jnp.int32))
@@ -264,8 +267,8 @@ def _cast(x: Array, dtype: str) -> Array:
     return x.astype(dtype) if _is_averaged(x) else x
 
 
-def _wide(x: Array, dtype: Any) -> Array:
-    """A copy of a leaf, in the type of the sums."""
+def widened(x: Array, dtype: Any = jnp.float32) -> Array:
+    """A copy of a leaf, in the type of the sums if that is wider than its own."""
     if not _is_averaged(x):
         return jnp.array(x)
     return jnp.array(x, _wider(x.dtype, dtype))

@@ -1,11 +1,14 @@
 """Averagers against float64 loops, and against what they stand for."""
 
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import mda_jax as mda
 from mda_jax import training
@@ -32,6 +35,11 @@ def run_of(seed=0):
     steps = np.random.default_rng(seed).normal(size=(STEPS + 1, 5))
     walk = np.cumsum(steps, 0).astype(np.float32)
     return [{"w": jnp.asarray(x), "n": jnp.int32(i)} for i, x in enumerate(walk)]
+
+
+def bits(x):
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x)
 
 
 def after(averager, run, update=None):
@@ -143,6 +151,44 @@ def test_a_traced_decay_is_differentiable_and_swept_at_once():
     np.testing.assert_allclose(swept, [end(0.5), end(0.9)], rtol=1e-5)
     step = (end(0.9 + 1e-2) - end(0.9 - 1e-2)) / 2e-2
     np.testing.assert_allclose(jax.grad(end)(0.9), step, rtol=2e-2)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", ["ema", "biased", "window"])
+def test_on_a_mesh_states_lie_where_the_parameters_do(name, kind, tmp_path):
+    """No device asks another; a state restored to its place goes on alike."""
+    averager = AVERAGERS[name]
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    places = {"w": P("data"), "h": P(None, "data"), "n": P(), "key": P()}
+    places = {name: NamedSharding(mesh, spec) for name, spec in places.items()}
+
+    def params(seed):
+        w, h = np.random.default_rng(seed).normal(size=(2, 8, 8)).astype(np.float32)
+        h, key = jnp.asarray(h, jnp.bfloat16), jax.random.key(seed)
+        return jax.device_put(
+            {"w": w, "h": h, "n": jnp.int32(seed), "key": key}, places
+        )
+
+    def step(state, params):
+        state = averager.update(state, params)
+        return state, averager.value(state)
+
+    start = averager.init(params(0))
+    compiled = jax.jit(step).lower(start, params(1)).compile()
+    assert not re.search("all-|reduce-scatter|collective", compiled.as_text())
+    state, value = compiled(start, params(1))
+    pairs = [(params(1), value), (start, state)]
+    for old, new in zip(*map(jax.tree.leaves, zip(*pairs, strict=True)), strict=True):
+        assert old.sharding.is_equivalent_to(new.sharding, old.ndim)
+    for held in filter(lambda x: x.ndim > 1, jax.tree.leaves(start)):
+        assert held.size == 8 * held.addressable_shards[0].data.size
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", start)
+    ends = [compiled(each, params(2))[0] for each in (state, restored)]
+    ends = [jax.tree.leaves(jax.tree.map(bits, end)) for end in ends]
+    assert all(map(np.array_equal, *ends))
 
 
 @pytest.mark.parametrize(
