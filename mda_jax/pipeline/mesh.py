@@ -239,7 +239,7 @@ def _flat(shape: tuple[int, ...]) -> trees.Layout:
 
 
 def _cuts(sources: Sources, step: Step, names: list[str]) -> dict[str, np.ndarray]:
-    """Where each expert is trimmed, if it is: `[k, 5]`, see `_Cut`.
+    """Where each expert is trimmed, if it is, as numbers: `[k, 5]`.
 
     Each process finds it for some tensors, from all their entries, and has it for all.
     """
@@ -253,9 +253,10 @@ def _cuts(sources: Sources, step: Step, names: list[str]) -> dict[str, np.ndarra
     return dict(zip(names, hosts.summed(cuts), strict=True))
 
 
-def _numbers(cut: Cut) -> tuple[float, ...]:
+def _numbers(cut: Cut) -> list[float]:
     least, most, factor = cut
-    return (least.magnitude, least.last, most.magnitude, most.last, factor)
+    bounds = least.magnitude, least.last, most.magnitude, most.last
+    return [*map(float, bounds), factor]
 
 
 class _Bound(NamedTuple):
@@ -291,11 +292,10 @@ def _trimmed(
     if not all_finite(experts):
         raise sources.not_finite(name)  # else it might be voted out
     trimmed = []
-    for expert, (least, last, most, first, factor) in zip(
-        experts, cuts[name], strict=True
-    ):
-        bounds = _bound(least, last, base.shape), _bound(most, first, base.shape)
-        trimmed.append(_trimmed_one(base, expert, *bounds, np.float32(factor)))
+    for expert, numbers in zip(experts, cuts[name], strict=True):
+        least, most = (_bound(*numbers[i : i + 2], base.shape) for i in (0, 2))
+        factor = np.float32(numbers[4])
+        trimmed.append(_trimmed_one(base, expert, least, most, factor))
     return base, tuple(trimmed)
 
 
