@@ -274,7 +274,8 @@ class _Bound(NamedTuple):
         return (sizes > self.magnitude) | ((sizes == self.magnitude) & early)
 
 
-def _bound(magnitude: float, last: float, shape: tuple[int, ...]) -> _Bound:
+def _bound(numbers: np.ndarray, shape: tuple[int, ...]) -> _Bound:
+    magnitude, last = numbers
     place = np.unravel_index(int(last), shape) if last >= 0 else (-1,) * len(shape)
     return _Bound(np.float32(magnitude), tuple(map(np.int32, place)))
 
@@ -293,7 +294,7 @@ def _trimmed(
         raise sources.not_finite(name)  # else it might be voted out
     trimmed = []
     for expert, numbers in zip(experts, cuts[name], strict=True):
-        least, most = (_bound(*numbers[i : i + 2], base.shape) for i in (0, 2))
+        least, most = (_bound(numbers[i : i + 2], base.shape) for i in (0, 2))
         factor = np.float32(numbers[4])
         trimmed.append(_trimmed_one(base, expert, least, most, factor))
     return base, tuple(trimmed)
