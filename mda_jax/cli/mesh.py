@@ -15,6 +15,7 @@ class Format(StrEnum):
     ORBAX = "orbax"
 
 
+_LAST = 60  # seconds that one process waits for the others when it ends
 _NAMES = "xyz"  # of the axes of a mesh that has no names
 _ADDRESS = re.compile(r".+:\d+")
 _AXIS = re.compile(r"([A-Za-z_]\w*)=([1-9]\d*)")
@@ -107,7 +108,12 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     from mda_jax.pipeline.errors import ConfigError
 
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            shutdown_timeout_seconds=_LAST,
+        )
     except ValueError as e:
         problem = f"--distributed: JAX cannot tell the processes ({e})"
         advice = "give --coordinator HOST:PORT, --processes N and --process I"

@@ -357,7 +357,7 @@ def test_devices_that_make_no_sense(work, options):
 
 
 def test_processes_that_jax_cannot_tell(work, monkeypatch):
-    def initialize(*given):
+    def initialize(*given, **options):
         assert given == (None, 2, None)
         raise ValueError("coordinator_address should be defined.")
 
