@@ -54,7 +54,7 @@ def check_apart(out: Path, used: Iterable[Path]) -> None:
       ConfigError: one of them is, holds or lies in the new folder.
     """
     for path in used:
-        for new in (out.resolve(), _partial(out).resolve()):
+        for new in (out.resolve(), partial_of(out).resolve()):
             old = path.resolve()
             if new == old or new in old.parents:
                 problem = f"would replace {path}, which goes into it"
@@ -90,7 +90,7 @@ def new_folder(out: Path, *, force: bool, resume: bool) -> Iterator[Path]:
       ConfigError: another process fills it, no earlier attempt left it, or `out`
         appeared meanwhile.
     """
-    partial = _partial(out)
+    partial = partial_of(out)
     with _locked(partial):
         if not (resume and (partial / JOURNAL).is_file()):
             _empty(partial)
@@ -108,7 +108,8 @@ def new_folder(out: Path, *, force: bool, resume: bool) -> Iterator[Path]:
             raise
 
 
-def _partial(out: Path) -> Path:
+def partial_of(out: Path) -> Path:
+    """The sibling that is filled before it takes the name of a new folder."""
     return out.with_name(f"{out.name}.partial")
 
 

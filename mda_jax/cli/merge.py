@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,17 @@ from mda_jax.cli.compat import Compat, arithmetic
 from mda_jax.cli.errors import Debug, one_line_errors, warn
 from mda_jax.cli.layout import Layout, RuleSet, rules
 from mda_jax.cli.memory import return_freed_memory
+from mda_jax.cli.mesh import (
+    Axes,
+    Coordinator,
+    Distributed,
+    Format,
+    OutFormat,
+    Process,
+    Processes,
+    check_options,
+    join,
+)
 from mda_jax.cli.plan import Names, Truncate, plan
 from mda_jax.cli.progress import progress
 
@@ -43,9 +54,17 @@ def merge(
     ] = 0,
     layout: Layout = RuleSet.DEFAULT,
     out_shard_size: Annotated[
-        int,
-        typer.Option(parser=size, metavar="SIZE", help="Bytes per weight file."),
-    ] = "5B",  # type: ignore[assignment]  # parsed like what the user types
+        int | None,
+        typer.Option(
+            parser=size, metavar="SIZE", help="Bytes per weight file; default: 5B."
+        ),
+    ] = None,
+    out_format: OutFormat = Format.TORCH,
+    mesh: Axes = None,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
     copy_tokenizer: Annotated[
         bool, typer.Option(help="Copy the tokenizer's files.")
     ] = True,
@@ -98,28 +117,49 @@ def merge(
         return
     return_freed_memory()
     with one_line_errors(debug=debug):
+        given = {
+            "--coordinator": coordinator,
+            "--processes": processes,
+            "--process": process,
+            "--max-memory": max_memory,
+            "--resume": resume,
+            "--out-shard-size": out_shard_size,
+            "--intermediate-dir": intermediate_dir,
+        }
+        check_options(mesh, out_format, distributed, given)
+        if distributed:
+            join(coordinator, processes, process)
         from mda_jax import pipeline
 
-        with progress("merging", in_bytes=True, shown=not quiet) as watch:
-            reports = pipeline.run_all(
-                config,
-                out,
-                intermediate=intermediate_dir,
-                max_memory=max_memory,
-                digest_inputs=digest_inputs,
-                seed=seed,
-                layout=rules(layout),
-                shard_size=out_shard_size,
-                force=force,
-                resume=resume,
-                card=write_model_card,
-                tokenizer=copy_tokenizer,
-                truncate_embeddings=truncate,
-                arithmetic=arithmetic(compat),
-                names=names or {},
-                watch=watch,
-            )
-        for report in reports:
+        is_one = not distributed or pipeline.is_first()
+        devices = None if mesh is None else pipeline.mesh_of(mesh)
+        with progress("merging", in_bytes=True, shown=is_one and not quiet) as watch:
+            options: dict[str, Any] = {
+                "mesh": devices,
+                "digest_inputs": digest_inputs,
+                "seed": seed,
+                "layout": rules(layout),
+                "force": force,
+                "card": write_model_card,
+                "tokenizer": copy_tokenizer,
+                "truncate_embeddings": truncate,
+                "arithmetic": arithmetic(compat),
+                "names": names or {},
+                "watch": watch,
+            }
+            if out_format is Format.ORBAX:
+                reports = [pipeline.run_to_orbax(config, out, **options)]
+            else:
+                reports = pipeline.run_all(
+                    config,
+                    out,
+                    intermediate=intermediate_dir,
+                    max_memory=max_memory,
+                    shard_size=out_shard_size or pipeline.SHARD_SIZE,
+                    resume=resume,
+                    **options,
+                )
+        for report in reports if is_one else ():
             for line in report.warnings:
                 warn(line)
             if not quiet:

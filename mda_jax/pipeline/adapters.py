@@ -8,12 +8,14 @@ that a merge rounds once, at its end.
 import difflib
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from mda_jax.converters.formats import Spec, Tensors, open_tensors
+from mda_jax.pipeline.bits import in_rows
 from mda_jax.pipeline.errors import MergeError
 from mda_jax.pipeline.inventory import FLOATS
 from mda_jax.pipeline.lora import CONFIG, Lora, read_lora
@@ -101,6 +103,14 @@ class Adapted(Tensors):
         entries = found.reshape(-1)[start - offset : stop - offset]
         entries.flags.writeable = False
         return entries
+
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """Part of one tensor, computed with the rest of its rows."""
+        if name in self._products:
+            return in_rows(partial(self.entries, name), self.spec(name).shape, index)
+        if name in self._whole:
+            return self._adapter.part(self._whole[name], index)
+        return super().part(name, index)
 
     def fill(self, name: str, first: int, out: np.ndarray) -> None:
         """Write as many entries as an array takes, from one on, cast to its type."""

@@ -4,6 +4,7 @@ Arrays come as functions that give them: each slice is taken from a fresh array,
 pages leave memory with it if it is mapped from a file.
 """
 
+import math
 import timeit
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -69,6 +70,28 @@ def chosen(where: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     whole = np.dtype(f"u{a.dtype.itemsize}")
     mask = -where.astype(whole)
     return ((a.view(whole) & mask) | (b.view(whole) & ~mask)).view(a.dtype)
+
+
+def in_rows(
+    entries: Callable[[slice], np.ndarray],
+    shape: tuple[int, ...],
+    index: tuple[slice, ...],
+) -> np.ndarray:
+    """Part of an array that is read in consecutive entries: whole rows, then cut.
+
+    Args:
+      entries: gives some of the array laid out flat.
+      shape: of the array, of one axis or more.
+      index: a slice for each axis, or for the first ones.
+
+    >>> in_rows(np.arange(12).__getitem__, (4, 3), (slice(1, 3), slice(2, 3))).tolist()
+    [[5], [8]]
+    """
+    rows, *inner = index or (slice(None),)
+    start, stop, _ = rows.indices(shape[0])
+    width = math.prod(shape[1:])
+    found = entries(slice(start * width, stop * width))
+    return found.reshape(stop - start, *shape[1:])[:, *inner]
 
 
 def blocks(size: int) -> Iterator[slice]:

@@ -1,7 +1,7 @@
 """A merge, settled before anything is written: every tensor has its rule."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -195,8 +195,17 @@ def _working(part: Part, read: Spec, written: Spec) -> np.dtype:
     return read.dtype if keeps else np.dtype(np.float32)
 
 
-def surveyed(job: Job) -> dict[str, Step]:
+def surveyed(
+    job: Job, read: Callable[[Sources, str], tuple[Any, Any]] = Sources.read
+) -> dict[str, Step]:
     """What happens to every tensor; a whole-model method sees all of them for that.
+
+    Args:
+      job: the merge.
+      read: gives the base's and the experts' whole tensor, wherever they are to be.
+
+    Returns:
+      Tensor -> its step.
 
     Raises:
       ConfigError: its numbers differ from tensor to tensor.
@@ -213,7 +222,7 @@ def surveyed(job: Job) -> dict[str, Step]:
     owner = {name: sources for part, sources in job.parts for name in part.steps}
     stage = engine.settle(
         {name: sources.leaf(name) for name, sources in owner.items()},
-        lambda name: owner[name].read(name),
+        lambda name: read(owner[name], name),
         first.method,
         layout=lambda leaves: {name: job.plan[name] for name in leaves},
     )

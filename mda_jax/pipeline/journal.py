@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mda_jax.converters.formats import FormatError, open_tensors
 from mda_jax.converters.formats.folder import JOURNAL
 from mda_jax.pipeline.errors import ConfigError
@@ -76,7 +78,10 @@ def holds(path: Path, records: Records) -> bool:
     except (FormatError, OSError):
         return False
     return tensors.keys() == records.keys() and all(
-        hashlib.sha256(tensors[name].reshape(-1).view("u1")).hexdigest()
-        == records[name]["sha256"]
-        for name in tensors
+        digest(tensors[name]) == records[name]["sha256"] for name in tensors
     )
+
+
+def digest(array: np.ndarray) -> str:
+    """The SHA-256 of an array in row-major order."""
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()

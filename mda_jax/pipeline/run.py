@@ -1,6 +1,5 @@
 """A merge from files to files."""
 
-import hashlib
 import json
 import os
 import time
@@ -23,28 +22,25 @@ from mda_jax.converters.formats.folder import (
 )
 from mda_jax.converters.formats.writer import SHARD_SIZE
 from mda_jax.pipeline.arithmetic import Arithmetic, in_float32
-from mda_jax.pipeline.chat import write_template
-from mda_jax.pipeline.coverage import coverage
+from mda_jax.pipeline.description import (
+    describe,
+    identity_of,
+    report_of,
+    unchanged,
+    write_sidecars,
+)
 from mda_jax.pipeline.dialect import Step
 from mda_jax.pipeline.document import Document
 from mda_jax.pipeline.forecast import check_memory
 from mda_jax.pipeline.job import Job, doubts, settle, surveyed
-from mda_jax.pipeline.journal import Journal, Records, holds
-from mda_jax.pipeline.manifest import (
-    MANIFEST,
-    inputs,
-    versions,
-    write_card,
-    write_config,
-    write_manifest,
-)
+from mda_jax.pipeline.journal import Journal, holds
+from mda_jax.pipeline.manifest import MANIFEST, inputs
+from mda_jax.pipeline.mesh import on_mesh
 from mda_jax.pipeline.naming import Rules
 from mda_jax.pipeline.output import Output
 from mda_jax.pipeline.report import Report
-from mda_jax.pipeline.sidecars import copy_sidecars
 from mda_jax.pipeline.sources import Piece, Sources
-from mda_jax.pipeline.streaming import merged
-from mda_jax.pipeline.tokenizer import write_aligned
+from mda_jax.pipeline.streaming import ONE_DEVICE, Where
 
 
 Watch = Callable[[int, int], None]  # bytes written so far, and in all
@@ -64,6 +60,7 @@ def run(
     truncate_embeddings: bool = False,
     names: Rules = MappingProxyType({}),
     max_memory: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     digest_inputs: bool = False,
     arithmetic: Arithmetic = in_float32,
     watch: Watch = lambda done, total: None,
@@ -93,6 +90,8 @@ def run(
         YAML file, or its content as a dictionary; see `naming.load_naming`.
       max_memory: bytes that the process may hold; a merge that needs more, by the
         compiler's prediction, is refused. None compiles once instead of twice.
+      mesh: of devices of this process, over which every tensor is spread; see
+        `mesh_of`. None merges on one device, in pieces.
       digest_inputs: read all weight files of the models once more, beside the merge,
         for their SHA-256 in the manifest; it has that of their headers in any case.
       arithmetic: `in_float32`, which rounds once in the end, or `as_mergekit`: in the
@@ -113,10 +112,11 @@ def run(
         check_target(target)
     how = layout, arithmetic, names
     job = settle(config, *how, truncate_embeddings=truncate_embeddings)
-    identity = _identity(job, seed, shard_size)
+    where, axes = (ONE_DEVICE, {}) if mesh is None else on_mesh(mesh)
+    identity = identity_of(job, seed, shard_size, axes)
     if resume and _is_complete(target, identity):
         warnings = ["this merge is complete already; nothing was written."]
-        return _report(job, target, [], warnings, start)
+        return report_of(job, target, [], warnings, start)
     check_target(target)
     check_apart(target, job.inputs)
     if max_memory is not None:
@@ -128,27 +128,21 @@ def run(
     ):
         digests = beside.submit(inputs, job.models, whole=digest_inputs)
         journal = Journal(folder, identity)
-        files = _sidecars(job, folder, tokenizer=tokenizer)
-        _write_weights(job, folder, journal, jax.random.key(seed), shard_size, watch)
+        files = write_sidecars(job, folder, tokenizer=tokenizer)
+        key = jax.random.key(seed)
+        _write_weights(job, where, folder, journal, key, shard_size, watch)
         records = {name: journal.records[name] for name in job.specs}
-        if not job.is_sliced and not any(r["changed"] for r in records.values()):
-            warnings.append(f"the merged weights equal those of {job.donor}, all.")
-        report = _report(job, target, files, warnings, start)
+        warnings += unchanged(job, records)
+        report = report_of(job, target, files, warnings, start)
         facts = {"seed": seed, "identity": identity, "inputs": digests.result()}
-        _describe(job, folder, report, records, facts, card=card)
+        describe(job, folder, report, records, facts, card=card)
         journal.remove()
     return report
 
 
-def _report(
-    job: Job, target: Path, files: list[Path], warnings: list[str], start: float
-) -> Report:
-    about = job.rules, job.dropped, job.tied, files, warnings
-    return Report(target, job.recipe.method, *about, time.perf_counter() - start)
-
-
 def _write_weights(
     job: Job,
+    where: Where,
     folder: Path,
     journal: Journal,
     key: jax.Array,
@@ -162,13 +156,13 @@ def _write_weights(
         if leftover.name not in journal.finished:
             leftover.unlink()
     options = {"shard_size": shard_size, "finished": journal.finished}
-    steps = surveyed(job)
+    steps = surveyed(job, where.read)
     with (
         SafetensorsWriter(folder, job.specs, **options) as writer,
         Output(writer, job.specs) as output,
     ):
         for file, names in writer.files.items():
-            for piece, entries, sources in _chunks(job, steps, set(names), key):
+            for piece, entries, sources in _chunks(job, where, steps, set(names), key):
                 output.put(piece, entries, sources)
                 done += entries.size * job.specs[piece.tensor].dtype.itemsize
                 watch(done, total)
@@ -176,7 +170,11 @@ def _write_weights(
 
 
 def _chunks(
-    job: Job, steps: Mapping[str, Step], names: set[str], key: jax.Array
+    job: Job,
+    where: Where,
+    steps: Mapping[str, Step],
+    names: set[str],
+    key: jax.Array,
 ) -> Iterator[tuple[Piece, np.ndarray, Sources]]:
     """The entries of some tensors of the output."""
     for part, sources in job.parts:
@@ -185,32 +183,8 @@ def _chunks(
             yield Piece(name, slice(0, entries.size)), entries, sources
         mine = {name: steps[name] for name in part.steps}
         about = sources, mine, part.elementwise, job.plan, key
-        for piece, entries in merged(*about, names):
+        for piece, entries in where.merged(*about, names):
             yield piece, entries, sources
-
-
-def _identity(job: Job, seed: int, shard_size: int) -> str:
-    """A digest of all that decides the result."""
-    stamps = [
-        (str(file), now.st_size, now.st_mtime_ns, now.st_ctime_ns)
-        for model in job.models.values()
-        for file in model.files
-        for now in [file.stat()]
-    ]
-    decisive = (
-        job.config,
-        job.naming.document.data,
-        job.arithmetic,
-        seed,
-        shard_size,
-        repr(job.plan),
-        repr(job.specs),
-        stamps,
-        job.tokens.digest,
-        versions(),
-    )
-    text = json.dumps(decisive, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_complete(target: Path, identity: str) -> bool:
@@ -221,45 +195,3 @@ def _is_complete(target: Path, identity: str) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return same and holds(target, records)
-
-
-def _describe(
-    job: Job,
-    folder: Path,
-    report: Report,
-    records: Records,
-    facts: Mapping[str, Any],
-    *,
-    card: bool,
-) -> None:
-    """Write what the folder says about itself."""
-    rules = report.rules
-    content = {
-        "config": job.config,
-        "names": job.naming.document.data,
-        "arithmetic": job.arithmetic,
-        "versions": versions(),
-        **facts,
-        "coverage": coverage(job, set(records)),
-        "tensors": {n: {"rule": rules[n], **r} for n, r in records.items()},
-        "dropped": report.dropped,
-        "tied": report.tied,
-        "warnings": report.warnings,
-    }
-    write_manifest(folder, content)
-    write_config(folder, job.config)
-    if card:
-        write_card(folder, report.method, job.config)
-
-
-def _sidecars(job: Job, folder: Path, *, tokenizer: bool) -> list[Path]:
-    built, files = job.tokens.alignment, []
-    if job.donor.is_dir():
-        noted = job.dtype, job.layers, job.tokens.rows
-        copy = tokenizer and built is None
-        files += copy_sidecars(job.donor, folder, *noted, tokenizer=copy)
-    if built is not None:
-        files += write_aligned(built, job.donor, folder)
-    if job.template is not None:
-        files.append(write_template(job.template, folder))
-    return list(dict.fromkeys(files))

@@ -39,14 +39,18 @@ class Sources(NamedTuple):
         """Shape of a tensor, and the type in which it is merged."""
         return jax.ShapeDtypeStruct(self.donor.spec(name).shape, self.dtypes[name])
 
+    def held(self, i: int, name: str) -> str:
+        """The tensor that an expert has of this name, or the one tied to it."""
+        return self.tied[i].get(name, name)
+
     def types(self, name: str) -> tuple[np.dtype, ...]:
         """The element type of every expert's tensor."""
         each = enumerate(self.experts)
-        return tuple(expert.spec(self._held(i, name)).dtype for i, expert in each)
+        return tuple(expert.spec(self.held(i, name)).dtype for i, expert in each)
 
     def read(self, name: str) -> tuple[np.ndarray, list[np.ndarray]]:
         """The base's and the experts' whole tensor, as they are."""
-        experts = [e[self._held(i, name)] for i, e in enumerate(self.experts)]
+        experts = [e[self.held(i, name)] for i, e in enumerate(self.experts)]
         if not self.subtract:
             return np.zeros(self.leaf(name).shape, self.dtypes[name]), experts
         return self.donor[name].astype(self.dtypes[name], copy=False), experts
@@ -62,7 +66,7 @@ class Sources(NamedTuple):
         """Write the base's `[n]` and the experts' `[k, n]` entries, experts trimmed."""
         self._fill_base(piece, base)
         for i, cut in enumerate(cuts):
-            expert, name = experts[i], self._held(i, piece.tensor)
+            expert, name = experts[i], self.held(i, piece.tensor)
             self.experts[i].fill(name, piece.part.start, expert)
             if trim is not None and not all_finite(expert):
                 raise self.not_finite(piece.tensor)  # else it might be voted out
@@ -86,7 +90,7 @@ class Sources(NamedTuple):
             self._fill_base(Piece(name, block), base)
             up, down = np.zeros((2, size), bool)
             for i, view in enumerate(self.experts):
-                view.fill(self._held(i, name), block.start, expert)
+                view.fill(self.held(i, name), block.start, expert)
                 up |= expert > base
                 down |= expert < base
             found += int(np.count_nonzero(up & down))
@@ -131,13 +135,10 @@ class Sources(NamedTuple):
         else:
             out[...] = 0
 
-    def _held(self, i: int, name: str) -> str:
-        return self.tied[i].get(name, name)
-
     def _delta(self, name: str, i: int, part: slice) -> np.ndarray:
         base, delta = np.empty((2, part.stop - part.start), np.float32)
         self._fill_base(Piece(name, part), base)
-        self.experts[i].fill(self._held(i, name), part.start, delta)
+        self.experts[i].fill(self.held(i, name), part.start, delta)
         delta -= base
         return delta
 

@@ -9,7 +9,7 @@ depend on the number of experts alone, so the result does not depend on the mach
 """
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import cycle
 from typing import Any, NamedTuple, TypeVar
@@ -60,7 +60,7 @@ def merged(
       The merged entries, those of each tensor in order, in the types of
       `sources.dtypes`.
     """
-    entries = _entries(sources)
+    entries = entries_of(sources)
     for step, runs, large, whole in _groups(sources, steps, elementwise, plan):
         for names in runs:
             now = list(filter(wanted.__contains__, names))
@@ -68,6 +68,16 @@ def merged(
         for name in filter(wanted.__contains__, large):
             yield from _by_rows(sources, large[name], name, plan[name], key, entries)
         yield from _in_buckets(sources, step, whole, key, entries, wanted)
+
+
+class Where(NamedTuple):
+    """What merges tensors: one device, or several."""
+
+    read: Callable[[Sources, str], tuple[Any, Any]]  # see `Sources.read`
+    merged: Callable[..., Iterator[Chunk]]  # see `merged`
+
+
+ONE_DEVICE = Where(Sources.read, merged)
 
 
 class Call(NamedTuple):
@@ -89,7 +99,7 @@ def calls(
     plan: Mapping[str, trees.Layout],
 ) -> Iterator[Call]:
     """What `merged` works on at once, given the same."""
-    entries = _entries(sources)
+    entries = entries_of(sources)
     for step, runs, large, whole in _groups(sources, steps, elementwise, plan):
         for names in runs:
             size = sum(sources.leaf(n).size for n in names)
@@ -102,7 +112,7 @@ def calls(
             pair = _together(sources, [name], (rows, *rest))
             yield Call(name, method, *pair, plan[name], 1, -(-total // rows))
         for bucket in trees.buckets({n: sources.leaf(n) for n in whole}, whole):
-            name, batch = bucket.names[0], _batch(bucket, entries)
+            name, batch = bucket.names[0], batch_of(bucket, entries)
             batch = min(len(bucket.names), batch)
             leaf, types = sources.leaf(name), sources.types(name)
             experts = tuple(jax.ShapeDtypeStruct(leaf.shape, t) for t in types)
@@ -126,12 +136,12 @@ def _together(
     return jax.ShapeDtypeStruct(shape, dtype), experts
 
 
-def _entries(sources: Sources) -> int:
+def entries_of(sources: Sources) -> int:
     """Entries of a run, or of all weights that go through the engine at once."""
     return BUDGET // (4 * (1 + len(sources.experts)))
 
 
-def _batch(bucket: trees.Bucket, entries: int) -> int:
+def batch_of(bucket: trees.Bucket, entries: int) -> int:
     """Weights of a bucket that go through the engine at once."""
     return max(1, entries // max(math.prod(bucket.shape[1:]), 1))
 
@@ -143,8 +153,8 @@ def _groups(
     plan: Mapping[str, trees.Layout],
 ) -> Iterator[tuple[Step, list[list[str]], dict[str, WholeModel], _Plan]]:
     """For each step the tensors that go in runs, by their type; by rows; and whole."""
-    entries = _entries(sources)
-    for step, names in _alike(steps):
+    entries = entries_of(sources)
+    for step, names in by_step(steps):
         flat = [name for name in names if plan[name].role in elementwise]
         types = dict.fromkeys(sources.dtypes[name] for name in flat)
         runs = [[n for n in flat if sources.dtypes[n] == dtype] for dtype in types]
@@ -178,7 +188,7 @@ def _rows(shape: tuple[int, ...], entries: int) -> tuple[int, ...]:
     return (next(alike, most), *rest)
 
 
-def _alike(steps: Mapping[str, Step]) -> list[tuple[Step, list[str]]]:
+def by_step(steps: Mapping[str, Step]) -> list[tuple[Step, list[str]]]:
     """The tensors that share a step."""
     groups: dict[int, tuple[Step, list[str]]] = {}
     for name, step in steps.items():
@@ -206,7 +216,7 @@ def _in_buckets(
             step.method,
             key=key,
             layout=lambda leaves: {name: plan[name] for name in leaves},
-            batch=_batch(bucket, entries),
+            batch=batch_of(bucket, entries),
             among=bucket.names,
         )
         for name, leaf in merging:

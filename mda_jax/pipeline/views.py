@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from mda_jax.converters.formats import Spec, Tensors
+from mda_jax.pipeline.bits import in_rows
 from mda_jax.pipeline.embeddings import Table
 
 
@@ -65,6 +66,17 @@ class View(Mapping[str, np.ndarray]):
             out[...] = self._tables[name].entries(slice(first, first + out.size))
         else:
             self.model.fill(self._stored[name], first, out)
+
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """Part of a tensor, of which little else is read or computed.
+
+        Args:
+          name: of the tensor.
+          index: a slice for each axis, or for the first ones.
+        """
+        if name in self._tables:
+            return in_rows(self._tables[name].entries, self.spec(name).shape, index)
+        return self.model.part(self._stored[name], index)
 
     def raw(self, name: str) -> np.ndarray:
         """A tensor as the checkpoint has it."""

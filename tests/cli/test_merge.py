@@ -333,3 +333,55 @@ def test_a_ceiling_for_memory(work):
     assert not (work / "out").exists()
     result = run("merge", work / "c.yml", work / "out", "--max-memory", "100GB")
     assert result.exit_code == 0
+
+
+DEVICES = {
+    ("--mesh", "3"): "mesh 3 has 3 places, but there are 8 devices (cpu)",
+    ("--out-format", "orbax"): "--out-format orbax needs --mesh; one device is",
+    ("--distributed",): "--distributed needs --mesh",
+    ("--mesh", "8", "--distributed"): "--distributed needs --out-format orbax",
+    ("--mesh", "8", "--process", "0"): "--process needs --distributed",
+    ("--mesh", "8", "--max-memory", "9GB"): "--max-memory predicts a merge on one",
+    ("--mesh", "8", "--out-format", "orbax", "--resume"): "--resume does not go with",
+    ("--mesh", "4xq"): "'4xq' is no mesh; write 8, 4x2 or data=4,model=2",
+    ("--mesh", "a=4,a=2"): "'a=4,a=2' is no mesh",
+    ("--coordinator", "here"): "'here' is no address; write HOST:PORT",
+}
+
+
+@pytest.mark.parametrize("options", DEVICES)
+def test_devices_that_make_no_sense(work, options):
+    result = run("merge", work / "c.yml", work / "out", *options)
+    assert result.exit_code == 2 and DEVICES[options] in result.stderr
+    assert not list(work.glob("out*"))
+
+
+def test_processes_that_jax_cannot_tell(work, monkeypatch):
+    def initialize(*given, **options):
+        assert given == (None, 2, None)
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    options = "--mesh 8 --out-format orbax --distributed --processes 2".split()
+    result = run("merge", work / "c.yml", work / "out", *options)
+    assert result.exit_code == 2 and "give --coordinator HOST:PORT" in result.stderr
+
+
+def test_on_a_mesh_into_both_formats(work):
+    config = work / "c.yml"
+    assert run("merge", config, work / "plain").exit_code == 0
+    result = run("merge", config, work / "torch", "--mesh", "data=4,model=2")
+    assert result.exit_code == 0, result.output
+    result = run(
+        *("merge", config, work / "orbax", "--mesh", "2x2x2", "--out-format", "orbax")
+    )
+    assert result.exit_code == 0, result.output
+    assert "1 other files" in result.stdout
+    for out in ("torch", "orbax"):
+        assert_same(read(work / out), read(work / "plain"))
+    again = run("merge", config, work / "torch", "--mesh", "data=4,model=2", "--resume")
+    assert "this merge is complete already" in again.stderr
+    several = work / "several.yml"
+    several.write_text(f"name: a\n{config.read_text()}---\n{config.read_text()}")
+    result = run("merge", several, work / "o", "--mesh", "8", "--out-format", "orbax")
+    assert result.exit_code == 2 and "expected one merge here" in result.stderr
