@@ -22,8 +22,8 @@ def wudi(steps: int = 300, rate: Number = 1e-5, scale: Number = 1.0) -> Stage:
     Returns:
       A stage `[k, *d] -> [1, *d]`. Matrices and convolutions `X`, `[m, n]`, start at
       the sum and lower `sum_t ||(X - D_t) D_t^T||^2 / ||D_t||^2`; all other leaves take
-      the mean of the deltas. Gradients are those of the sum: Adam's path, whose steps
-      hardly depend on the size of what it descends, is held still.
+      the mean of the deltas. A reverse-mode derivative goes back through the steps, and
+      keeps three matrices of each.
 
     Raises:
       ValueError: `steps` is below 1.
@@ -44,8 +44,7 @@ def descended(
     d: Float[Array, "k m n"], *, steps: Fixed, rate: Number
 ) -> Float[Array, "1 m n"]:
     """The sum, moved to where the descent of `wudi` ends."""
-    moved = _path(jax.lax.stop_gradient(d), steps, jax.lax.stop_gradient(rate))
-    return p.total(d) + moved
+    return p.total(d) + _path(d, steps, rate)
 
 
 def _path(
@@ -55,7 +54,7 @@ def _path(
     used = p.input_grams(d)
     curvature = used.sum(0)
     kept = jnp.einsum("kmi,kij->mj", d, used, precision="highest")[None]
-    adam = optax.adam(rate)
+    adam = optax.adam(rate, eps_root=1e-32)  # for the slope of the root of 0
 
     def step(state, _):
         x, memory = state
@@ -65,5 +64,6 @@ def _path(
         return (x + update, memory), None
 
     start = p.total(d)
-    (x, _), _ = jax.lax.scan(step, (start, adam.init(start)), length=steps.value)
+    carry = start, adam.init(start)
+    (x, _), _ = jax.lax.scan(jax.checkpoint(step), carry, length=steps.value)
     return x - start
