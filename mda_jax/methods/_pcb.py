@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
@@ -160,9 +161,11 @@ def _scores(d: Deltas, sizes: Bounds) -> Deltas:
 def _unit(x: Deltas, bounds: Bounds) -> Deltas:
     """Clipped to the bounds, and these brought to 0 and 1; 0 where they are equal."""
     low, high = _columns(bounds, x)
-    span = high - low
-    share = (jnp.clip(x, low, high) - low) / jnp.where(span > 0, span, 1)
-    return jnp.where(span > 0, share, 0)
+    apart = high - low > 0
+    span = jnp.where(apart, high - low, 1)
+    size = jax.lax.stop_gradient(span)  # the square of a small one is 0
+    share = (jnp.clip(x, low, high) - low) / size / (span / size)
+    return jnp.where(apart, share, 0)
 
 
 def _columns(bounds: Bounds, d: Deltas) -> Float[Array, "2 k *ones"]:

@@ -22,8 +22,8 @@ def wudi(steps: int = 300, rate: Number = 1e-5, scale: Number = 1.0) -> Stage:
     Returns:
       A stage `[k, *d] -> [1, *d]`. Matrices and convolutions `X`, `[m, n]`, start at
       the sum and lower `sum_t ||(X - D_t) D_t^T||^2 / ||D_t||^2`; all other leaves take
-      the mean of the deltas. A reverse-mode derivative goes back through the steps, and
-      keeps three matrices of each.
+      the mean of the deltas. Slopes hold the directions of the steps still, which
+      depend on signs more than on sizes: those in the deltas are those of the sum.
 
     Raises:
       ValueError: `steps` is below 1.
@@ -44,7 +44,11 @@ def descended(
     d: Float[Array, "k m n"], *, steps: Fixed, rate: Number
 ) -> Float[Array, "1 m n"]:
     """The sum, moved to where the descent of `wudi` ends."""
-    return p.total(d) + _path(d, steps, rate)
+    rate = jnp.asarray(rate, d.dtype)
+    held = jax.lax.stop_gradient(rate)
+    moved = _path(jax.lax.stop_gradient(d), steps, held)
+    per_rate = moved / jnp.where(held > 0, held, 1)
+    return p.total(d) + moved + (rate - held) * per_rate
 
 
 def _path(
@@ -54,7 +58,7 @@ def _path(
     used = p.input_grams(d)
     curvature = used.sum(0)
     kept = jnp.einsum("kmi,kij->mj", d, used, precision="highest")[None]
-    adam = optax.adam(rate, eps_root=1e-32)  # for the slope of the root of 0
+    adam = optax.adam(rate)
 
     def step(state, _):
         x, memory = state
@@ -64,6 +68,5 @@ def _path(
         return (x + update, memory), None
 
     start = p.total(d)
-    carry = start, adam.init(start)
-    (x, _), _ = jax.lax.scan(jax.checkpoint(step), carry, length=steps.value)
+    (x, _), _ = jax.lax.scan(step, (start, adam.init(start)), length=steps.value)
     return x - start

@@ -91,8 +91,8 @@ def order_statistics(
     found = _value(bins.astype(jnp.uint32) << HALF | low.astype(jnp.uint32))
     if sums is None:
         return found
-    high, rest = (_pick(words, low).astype(sums.dtype) for words in lower)
-    mean = _pick(sums, low) / jnp.maximum(high * BASE + rest, 1)
+    many, few = (_pick(words, low).astype(sums.dtype) for words in lower)
+    mean = _pick(sums, low) / jnp.maximum(many * BASE + few, 1)
     return found + (mean - jax.lax.stop_gradient(mean)).astype(found.dtype)
 
 

@@ -107,3 +107,20 @@ def test_reaching_tells_denormals_apart():
     least = jnp.asarray(np.array([2, 0], np.float32) * TINY)
     got = p.reaching(x, least).tolist()
     assert got == [[False, False, True, True], [False, True, True, True]]
+
+
+def test_the_slope_is_that_of_the_entry_or_of_equal_ones_their_mean():
+    at = jnp.array([0.0, 2.0, 4.0])
+
+    def statistics(x, y):
+        upper = added([p.upper_counts(z) for z in (x, y)])
+        lower = added([p.lower_counts(z, upper, at) for z in (x, y)])
+        sums = p.lower_sums(x, upper, at) + p.lower_sums(y, upper, at)
+        return p.order_statistics(upper, lower, at, sums)[0]
+
+    weights = jnp.array([[3.0, -1.0]]), jnp.array([[3.0, 7.0, 3.0]])
+    np.testing.assert_array_equal(statistics(*weights), [-1, 3, 7])
+    x, y = jax.jit(jax.jacobian(statistics, (0, 1)))(*weights)
+    third = np.float32(1 / 3)
+    np.testing.assert_array_equal(x[:, 0], [[0, 1], [third, 0], [0, 0]])
+    np.testing.assert_array_equal(y[:, 0], [[0, 0, 0], [third, 0, third], [0, 1, 0]])
