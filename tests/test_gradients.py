@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import as_stage, assert_slope, difference
+from jax.tree_util import Partial
 from nonfinite import watched
 
-from mda_jax import Role, Side, methods, training
+from mda_jax import Role, Side, methods, primitives as p, training
 
 
 SHAPE = M, N = 7, 6  # two leading directions for each of three experts
@@ -60,6 +61,11 @@ LONG = {"dc_merge", "mda_task_frame", "pcb", "tatr", "ties_global"}  # to compil
 every_method = pytest.mark.parametrize("name", methods.names)
 
 
+def test_the_numbers_that_only_choose_are_documented():
+    for number in set().union(*CHOICES.values()):
+        assert f"`{number}`" in methods.__doc__
+
+
 def with_spectrum(k, *values):
     left, right = (
         np.linalg.qr(DRAW.normal(size=(k, n, len(values))))[0] for n in SHAPE
@@ -84,7 +90,7 @@ CASES = {
 def numbers(name):
     """The numbers of a method that may be traced, and values for them."""
     given = inspect.signature(getattr(methods, name)).parameters.values()
-    found = {p.name: p.default for p in given if p.kind != p.KEYWORD_ONLY}
+    found = {x.name: x.default for x in given if x.kind != x.KEYWORD_ONLY}
     fixed = {"common", "rounds", "steps", "merge"}  # they decide shapes, or are stages
     found = {n: VALUES.get(n, x) for n, x in found.items() if n not in fixed}
     if "weights" in found:
@@ -109,8 +115,12 @@ def slopes(name):
     return jax.jit(jax.value_and_grad(partial(made, name), (0, 1, 2)))
 
 
+def experts(name):
+    return methods.experts_of(name.split(",")[0].split()[0]) or 3
+
+
 def deltas(name, case):
-    return CASES[case][: methods.experts_of(name) or 3]
+    return CASES[case][: experts(name)]
 
 
 @pytest.mark.parametrize(
@@ -199,10 +209,48 @@ def test_no_step_makes_a_nan_or_an_infinity(name):
     given = {n: jnp.asarray(x, jnp.float32) for n, x in numbers(name).items()}
     for case, d in SINGLE.items():
         for base in (BASE, 0 * BASE):
-            d = d[: methods.experts_of(name) or 3]
+            d = d[: experts(name)]
             results, bad = f(given, jnp.asarray(base, jnp.float32), jnp.asarray(d))
             assert not bad, case
             assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(results)), case
+
+
+VARIANTS = {
+    "consensus of ties": lambda: methods.consensus(multi=methods.ties(0.5)),
+    "dare_linear to norm": lambda: methods.dare_linear(rescale=p.by_l1_norm),
+    "della to norm": lambda: methods.della(rescale=p.by_l1_norm),
+    "iso_cts in half": lambda: methods.iso_cts(common=0.5),
+    "mda_frame, both sides": lambda: methods.mda_frame(right=p.on_one_frame),
+    "mda_frame, flat": lambda: methods.mda_frame(spectrum=p.flat_cores),
+    "mda_frame, by energy": lambda: methods.mda_frame(
+        spectrum=Partial(p.leading_energy, share=0.7)
+    ),
+    "model_stock, rows": lambda: methods.model_stock(vectors=p.rows),
+    "model_stock, angles": lambda: methods.model_stock(cosine=p.cosine_of_mean_angle),
+    "multislerp, sums": lambda: methods.multislerp(average=p.weighted_sum),
+    "nuslerp, columns": lambda: methods.nuslerp(vectors=p.columns),
+    "sce, other signs": lambda: methods.sce(0.5, elect=p.nonnegative_sign_of_sum),
+    "svc of tsv": lambda: methods.svc(methods.tsv()),
+    "ties_global, largest": lambda: methods.ties_global(0.5, merged=p.agreeing_largest),
+}
+MADE = {n: getattr(methods, n) for n in methods.names if n not in APART} | VARIANTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MADE)
+def test_slopes_at_many_draws(name):
+    """A draw in ten may have a choice at its edge: 150 entries, steps of 1e-4."""
+    slope = jax.jit(
+        jax.value_and_grad(lambda d, base: functional(MADE[name](), base, d))
+    )
+    draw, wrong = np.random.default_rng(1), 0
+    with jax.enable_x64(True):
+        for _ in range(20):
+            d, push = draw.normal(size=(2, experts(name), *SHAPE))
+            want = difference(lambda h, d=d, push=push: slope(d + h * push, BASE)[0])
+            got = (slope(d, BASE)[1] * push).sum()
+            wrong += not np.isclose(got, want, rtol=1e-6, atol=1e-7)
+    assert wrong <= 5
 
 
 AVERAGERS = {
