@@ -58,7 +58,13 @@ UNDETERMINED = {
 }
 APART = {"pcb": "float32 quantiles", "wudi": "steps held still"}  # in tests/methods
 LONG = {"dc_merge", "mda_task_frame", "pcb", "tatr", "ties_global"}  # to compile
-every_method = pytest.mark.parametrize("name", methods.names)
+every_method = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in LONG else [])
+        for n in methods.names
+    ],
+)
 
 
 def test_the_numbers_that_only_choose_are_documented():
@@ -123,13 +129,7 @@ def deltas(name, case):
     return CASES[case][: experts(name)]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=pytest.mark.slow if n in LONG else [])
-        for n in methods.names
-    ],
-)
+@every_method
 @pytest.mark.parametrize("case", ["generic", "sparse"])
 def test_slopes_in_numbers_base_and_experts(name, case):
     """Along random directions; where entries are 0, along what leaves them 0."""

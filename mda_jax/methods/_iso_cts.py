@@ -46,14 +46,15 @@ def common_and_specific(
     specific = round((rank - int(rank * common.value)) / len(d))
     specific = min(specific, rank // len(d))
     parts: list[Subspaces] = []
-    rest = d
+    rest, noise = d, None
     if shared := rank - specific * len(d):
         parts.append(p.leading_subspaces(p.total(d), shared))
         left = parts[0].left[0]
         inside = jnp.einsum("ms,kmn->ksn", left, d, precision="highest")
         rest = d - jnp.einsum("ms,ksn->kmn", left, inside, precision="highest")
+        noise = _rounding(d)
     if specific:
-        parts.append(p.leading_subspaces(rest, specific, _rounding(d)))
+        parts.append(p.leading_subspaces(rest, specific, noise))
     u = polar(jnp.concatenate([p.side_by_side(x.left) for x in parts], axis=1))
     v = polar(jnp.concatenate([p.side_by_side(x.right) for x in parts], axis=1))
     values = sum(jnp.trace(x.core, axis1=1, axis2=2).sum() for x in parts)
