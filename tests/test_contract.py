@@ -3,15 +3,14 @@
 import inspect
 import pickle
 import re
-from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import as_stage, grid
+from helpers import grid
 
-from mda_jax import Role, Side, WholeModel, merge, methods
+from mda_jax import WholeModel, merge, methods
 from mda_jax.engine._kernel import merge_chunk
 
 
@@ -192,43 +191,6 @@ def test_commutes_with_layout(name):
     torch = merged(name, base, experts)
     flax = merged(name, to_flax(base), [to_flax(t) for t in experts])
     near(to_flax(torch), flax)
-
-
-def rank_one():
-    return jnp.stack([jnp.outer(x, y) for x, y in zip(*pair(), strict=True)])
-
-
-def pair():
-    return jnp.asarray(grid(1, (3, 6))), jnp.asarray(grid(2, (3, 5)))
-
-
-DEGENERATE = {
-    "generic": lambda: jnp.asarray(grid(3, (3, 6, 5))),
-    "zero": lambda: jnp.zeros((3, 6, 5)),
-    "one expert is zero": lambda: jnp.asarray(grid(3, (3, 6, 5))).at[1].set(0),
-    "identical": lambda: jnp.tile(jnp.asarray(grid(3, (1, 6, 5))), (3, 1, 1)),
-    "rank one": rank_one,
-    "equal singular values": lambda: jnp.tile(jnp.eye(6, 5), (3, 1, 1)),
-}
-
-
-@cache
-def slopes(name):
-    """Gradients of a generic functional of the merged matrix, compiled once."""
-
-    def loss(value, deltas):
-        method = as_stage(with_number(name, value), deltas)
-        rows = method(deltas, Side(deltas[0], KEY, role=Role.MATRIX))
-        return (rows.sum(0) * jnp.asarray(grid(4, (6, 5)))).sum()
-
-    return jax.jit(jax.grad(loss, (0, 1)))
-
-
-@every_method
-@pytest.mark.parametrize("case", DEGENERATE)
-def test_gradients_are_finite(name, case):
-    for slope in slopes(name)(0.5, DEGENERATE[case]()[: count(name)]):
-        assert jnp.isfinite(slope).all(), f"{name}: {case}"
 
 
 def function_of(name):

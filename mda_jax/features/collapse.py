@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mda_jax import primitives as p
 from mda_jax.features.directions import unit_rows
 from mda_jax.features.means import class_means
 from mda_jax.linalg import inverse_sqrt, simplex_etf
@@ -49,12 +50,13 @@ def neural_collapse(
     """
     means = class_means(features, labels, len(head))
     centred = means - means.mean(0, keepdims=True)
-    nearest = jnp.linalg.norm(features[:, None] - means[None], axis=-1).argmin(-1)
+    squares = ((features[:, None] - means[None]) ** 2).sum(-1)
+    nearest = squares.argmin(-1)
     chosen = _product(features, head.T).argmax(-1)
     return NeuralCollapse(
         _variability(features - means[labels], centred),
         etf_deviation(centred),
-        jnp.linalg.norm(_unit(head) - _unit(centred)),
+        _norm(_unit(head) - _unit(centred)),
         jnp.mean(nearest != chosen),
     )
 
@@ -71,7 +73,7 @@ def etf_deviation(x: Float[Array, "k d"]) -> Float[Array, ""]:
     """
     rows = unit_rows(x)
     frame = simplex_etf(len(x), x.dtype)
-    return jnp.linalg.norm(_unit(_product(rows, rows.T)) - _unit(frame))
+    return _norm(_unit(_product(rows, rows.T)) - _unit(frame))
 
 
 def _variability(
@@ -86,5 +88,10 @@ def _variability(
 
 
 def _unit(x: Float[Array, "p q"]) -> Float[Array, "p q"]:
-    norm = jnp.linalg.norm(x)
+    norm = _norm(x)
     return x / jnp.where(norm > 0, norm, 1)
+
+
+def _norm(x: Float[Array, "p q"]) -> Float[Array, ""]:
+    """The Frobenius norm; its gradient at 0 is 0."""
+    return p.root((x * x).sum())

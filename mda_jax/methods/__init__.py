@@ -1,4 +1,19 @@
-"""One file per method: `_ties.py` defines `ties`. The file is the registration."""
+"""One file per method: `_ties.py` defines `ties`. The file is the registration.
+
+A merge has slopes in the base, in the experts, in the numbers of its method and in the
+weights per expert. They are finite everywhere, and where there is a derivative they are
+it; `wudi` alone holds more still. What a method chooses is held still: which entries it
+keeps or draws, which experts agree, when an iteration ends. A number that does nothing
+but choose has slope 0: `density`, `outliers` and `share` of what is kept by size,
+`clip`, `epsilon` of `ram` and `ram_plus`, `quantile`, `tolerance`, `votes`.
+
+There is no derivative where a rank changes or a vector without length is divided by it.
+Where the rank of a matrix is not full, slopes are those along matrices of that rank; a
+delta of 0 may have the slope 0. Equal singular values do no harm to `iso_c`, `mda`,
+`dls`, `svc` and `mda_task_frame`, nor to `tsv` and `iso_cts` unless a subspace ends
+between them; `mda_frame`, `mda_project` and `dc_merge` look at each direction, and have
+no derivative there.
+"""
 
 import importlib
 import pkgutil

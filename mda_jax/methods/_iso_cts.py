@@ -1,5 +1,6 @@
 """Iso-CTS."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -45,14 +46,23 @@ def common_and_specific(
     specific = round((rank - int(rank * common.value)) / len(d))
     specific = min(specific, rank // len(d))
     parts: list[Subspaces] = []
+    rest, noise = d, None
     if shared := rank - specific * len(d):
         parts.append(p.leading_subspaces(p.total(d), shared))
         left = parts[0].left[0]
         inside = jnp.einsum("ms,kmn->ksn", left, d, precision="highest")
-        d = d - jnp.einsum("ms,ksn->kmn", left, inside, precision="highest")
+        rest = d - jnp.einsum("ms,ksn->kmn", left, inside, precision="highest")
+        noise = _rounding(d)
     if specific:
-        parts.append(p.leading_subspaces(d, specific))
+        parts.append(p.leading_subspaces(rest, specific, noise))
     u = polar(jnp.concatenate([p.side_by_side(x.left) for x in parts], axis=1))
     v = polar(jnp.concatenate([p.side_by_side(x.right) for x in parts], axis=1))
     values = sum(jnp.trace(x.core, axis1=1, axis2=2).sum() for x in parts)
     return (values / rank * jnp.matmul(u, v.T, precision="highest"))[None]
+
+
+def _rounding(d: Float[Array, "k m n"]) -> Float[Array, " k"]:
+    """What a product with an orthonormal basis errs by, in the spectral norm."""
+    d = jax.lax.stop_gradient(d)
+    share = 8 * max(d.shape[1:]) ** 0.5 * float(jnp.finfo(d.dtype).eps)
+    return share * jnp.linalg.norm(d, axis=(1, 2))

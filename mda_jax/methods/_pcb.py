@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
@@ -11,6 +12,7 @@ from mda_jax.combine import stage, survey, whole_model
 
 
 Bounds = Float32[Array, "k 2"]
+Lower = tuple[p.Count, Float[Array, "k 2 b"]]
 
 
 def pcb(
@@ -68,44 +70,45 @@ def _upper(d: Deltas) -> p.Count:
     return p.upper_counts(jnp.abs(d))
 
 
-def _lower(d: Deltas, upper: p.Count, *, clip: Number) -> p.Count:
-    return p.lower_counts(jnp.abs(d), upper, _ends(upper, clip))
+def _lower(d: Deltas, upper: p.Count, *, clip: Number) -> Lower:
+    return _lower_of(jnp.abs(d), upper, _ends(upper, clip))
 
 
-def _upper_scores(
-    d: Deltas, upper: p.Count, lower: p.Count, *, clip: Number
-) -> p.Count:
+def _lower_of(x: Deltas, upper: p.Count, places: Float32[Array, "2"]) -> Lower:
+    return p.lower_counts(x, upper, places), p.lower_sums(x, upper, places)
+
+
+def _upper_scores(d: Deltas, upper: p.Count, lower: Lower, *, clip: Number) -> p.Count:
     return p.upper_counts(_scores(d, _sizes(upper, lower, clip)))
 
 
 def _lower_scores(
     d: Deltas,
     upper: p.Count,
-    lower: p.Count,
+    lower: Lower,
     upper_scores: p.Count,
     *,
     clip: Number,
     density: Number,
-) -> p.Count:
+) -> Lower:
     scores = _scores(d, _sizes(upper, lower, clip))
-    return p.lower_counts(scores, upper_scores, _best(upper, density))
+    return _lower_of(scores, upper_scores, _best(upper, density))
 
 
 def _settled(
     upper: p.Count,
-    lower: p.Count,
+    lower: Lower,
     upper_scores: p.Count,
-    lower_scores: p.Count,
+    lower_scores: Lower,
     *,
     clip: Number,
     density: Number,
     **numbers: Any,
 ) -> Stage:
-    best = _best(upper, density)
     return stage(
         _balanced,
         sizes=_sizes(upper, lower, clip),
-        scores=p.order_statistics(upper_scores, lower_scores, best),
+        scores=_bounds(upper_scores, lower_scores, _best(upper, density)),
         **numbers,
     )
 
@@ -125,8 +128,13 @@ def _best(upper: p.Count, density: Number) -> Float32[Array, "2"]:
     )
 
 
-def _sizes(upper: p.Count, lower: p.Count, clip: Number) -> Bounds:
-    return p.order_statistics(upper, lower, _ends(upper, clip))
+def _sizes(upper: p.Count, lower: Lower, clip: Number) -> Bounds:
+    return _bounds(upper, lower, _ends(upper, clip))
+
+
+def _bounds(upper: p.Count, lower: Lower, places: Float32[Array, "2"]) -> Bounds:
+    counts, sums = lower
+    return p.order_statistics(upper, counts, places, sums)
 
 
 def _balanced(
@@ -153,9 +161,11 @@ def _scores(d: Deltas, sizes: Bounds) -> Deltas:
 def _unit(x: Deltas, bounds: Bounds) -> Deltas:
     """Clipped to the bounds, and these brought to 0 and 1; 0 where they are equal."""
     low, high = _columns(bounds, x)
-    span = high - low
-    share = (jnp.clip(x, low, high) - low) / jnp.where(span > 0, span, 1)
-    return jnp.where(span > 0, share, 0)
+    apart = high - low > 0
+    span = jnp.where(apart, high - low, 1)
+    size = jax.lax.stop_gradient(span)  # the square of a small one is 0
+    share = (jnp.clip(x, low, high) - low) / size / (span / size)
+    return jnp.where(apart, share, 0)
 
 
 def _columns(bounds: Bounds, d: Deltas) -> Float[Array, "2 k *ones"]:

@@ -22,8 +22,8 @@ def wudi(steps: int = 300, rate: Number = 1e-5, scale: Number = 1.0) -> Stage:
     Returns:
       A stage `[k, *d] -> [1, *d]`. Matrices and convolutions `X`, `[m, n]`, start at
       the sum and lower `sum_t ||(X - D_t) D_t^T||^2 / ||D_t||^2`; all other leaves take
-      the mean of the deltas. Gradients are those of the sum: Adam's path, whose steps
-      hardly depend on the size of what it descends, is held still.
+      the mean of the deltas. Slopes hold the directions of the steps still, which
+      depend on signs more than on sizes: those in the deltas are those of the sum.
 
     Raises:
       ValueError: `steps` is below 1.
@@ -44,8 +44,11 @@ def descended(
     d: Float[Array, "k m n"], *, steps: Fixed, rate: Number
 ) -> Float[Array, "1 m n"]:
     """The sum, moved to where the descent of `wudi` ends."""
-    moved = _path(jax.lax.stop_gradient(d), steps, jax.lax.stop_gradient(rate))
-    return p.total(d) + moved
+    rate = jnp.asarray(rate, d.dtype)
+    held = jax.lax.stop_gradient(rate)
+    moved = _path(jax.lax.stop_gradient(d), steps, held)
+    per_rate = moved / jnp.where(held > 0, held, 1)
+    return p.total(d) + moved + (rate - held) * per_rate
 
 
 def _path(

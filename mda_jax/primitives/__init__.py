@@ -32,6 +32,7 @@ from mda_jax.primitives.histograms import (
     counted as counted,
     entries as entries,
     lower_counts as lower_counts,
+    lower_sums as lower_sums,
     order_statistics as order_statistics,
     reaching as reaching,
     sign_of_count as sign_of_count,

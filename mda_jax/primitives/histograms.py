@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int, UInt
+from jaxtyping import Array, Bool, Float, Float32, Int, Shaped, UInt
 
 from mda_jax._types import Deltas
 
@@ -58,17 +58,24 @@ def lower_counts(x: Deltas, upper: Count, at: Float[Array, " q"]) -> Count:
         cut off, and places beyond the last are the last. In float32, so among `n`
         entries a place is right to within `n * 2**-24`.
     """
-    bins, _ = _found(upper, at)
+    return counted(jax.vmap(jax.vmap(_histogram))(_places_within(x, upper, at)))
 
-    def within(numbers: UInt[Array, " n"], bin: Int[Array, ""]) -> Int[Array, " b"]:
-        inside = (numbers >> HALF).astype(jnp.int32) == bin
-        return _histogram(jnp.where(inside, numbers & (BINS - 1), BINS))
 
-    return counted(jax.vmap(jax.vmap(within, (None, 0)))(_flat(x), bins))
+def lower_sums(x: Deltas, upper: Count, at: Float[Array, " q"]) -> Float[Array, "..."]:
+    """What the entries that `lower_counts` counts add up to: `[k, q, 65536]`."""
+
+    def added(entries: Float[Array, " n"], places: UInt[Array, " n"]) -> Array:
+        return jnp.zeros(BINS, x.dtype).at[places].add(entries, mode="drop")
+
+    places = _places_within(x, upper, at)
+    return jax.vmap(jax.vmap(added, (None, 0)))(x.reshape(len(x), -1), places)
 
 
 def order_statistics(
-    upper: Count, lower: Count, at: Float[Array, " q"]
+    upper: Count,
+    lower: Count,
+    at: Float[Array, " q"],
+    sums: Float[Array, "k q b"] | None = None,
 ) -> Float32[Array, "k q"]:
     """The entries of each row that stand at these places of the whole model.
 
@@ -76,10 +83,31 @@ def order_statistics(
       upper: from `upper_counts`, summed over the weights.
       lower: from `lower_counts` with the same `at`, likewise.
       at: as for `lower_counts`.
+      sums: from `lower_sums` with the same `at`, likewise: to give the result the
+        slope of the entries that it is, of equal ones their mean. None: it has none.
     """
     bins, rest = _found(upper, at)
     low, _ = jax.vmap(jax.vmap(_bin_of))(lower, rest)
-    return _value(bins.astype(jnp.uint32) << HALF | low.astype(jnp.uint32))
+    found = _value(bins.astype(jnp.uint32) << HALF | low.astype(jnp.uint32))
+    if sums is None:
+        return found
+    many, few = (_pick(words, low).astype(sums.dtype) for words in lower)
+    mean = _pick(sums, low) / jnp.maximum(many * BASE + few, 1)
+    return found + (mean - jax.lax.stop_gradient(mean)).astype(found.dtype)
+
+
+def _pick(x: Shaped[Array, "k q b"], i: Int[Array, "k q"]) -> Shaped[Array, "k q"]:
+    return jnp.take_along_axis(x, i[..., None], axis=-1)[..., 0]
+
+
+def _places_within(
+    x: Deltas, upper: Count, at: Float[Array, " q"]
+) -> UInt[Array, "k q n"]:
+    """Of each entry in the bins that hold these places; `BINS` for all others."""
+    bins, _ = _found(upper, at)
+    numbers = _flat(x)[:, None]
+    inside = (numbers >> HALF).astype(jnp.int32) == bins[..., None]
+    return jnp.where(inside, numbers & (BINS - 1), BINS)
 
 
 def entries(upper: Count) -> Float32[Array, ""]:

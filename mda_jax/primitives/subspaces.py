@@ -128,7 +128,9 @@ def leading_energy(
     return jnp.where(kept[:, None], core, 0)
 
 
-def leading_subspaces(d: Float[Array, "k m n"], rank: int) -> Subspaces:
+def leading_subspaces(
+    d: Float[Array, "k m n"], rank: int, noise: Float[Array, " k"] | None = None
+) -> Subspaces:
     """What `rank` leading singular directions of each expert span.
 
     One expert after the other: the workspace is several times the weight.
@@ -136,16 +138,21 @@ def leading_subspaces(d: Float[Array, "k m n"], rank: int) -> Subspaces:
     Args:
       d: the experts' deltas.
       rank: directions of each expert, in [1, min(m, n)].
+      noise: singular values of each expert that are rounding alone, where that is more
+        than its own entries show: say, of a difference.
 
     Returns:
       `left [k, m, r]`, `core [k, r, r]` and `right [k, n, r]` as in
       `linalg.top_singular_subspaces`. Columns are 0 in which an expert does not change
-      the base, up to rounding.
+      the base, up to rounding. Derivatives hold the choice of these still.
     """
     _, m, n = d.shape
     left, core, right = jax.lax.map(partial(top_singular_subspaces, rank=rank), d)
-    left = _present(left, jnp.linalg.norm(core, axis=-1), max(m, n))
-    right = _present(right, jnp.linalg.norm(core, axis=-2), max(m, n))
+    fixed = jax.lax.stop_gradient(core)  # a norm of 0 has no slope
+    rows, columns = (jnp.linalg.norm(fixed, axis=axis) for axis in (-1, -2))
+    tiny = max(m, n) * float(jnp.finfo(d.dtype).eps)
+    left = _present(left, rows, tiny, noise)
+    right = _present(right, columns, tiny, noise)
     return Subspaces(left, core, right)
 
 
@@ -160,8 +167,13 @@ def apart(columns: Float[Array, "p c"], k: int) -> Float[Array, "k p r"]:
 
 
 def _present(
-    basis: Float[Array, "k p r"], sizes: Float[Array, "k r"], side: int
+    basis: Float[Array, "k p r"],
+    sizes: Float[Array, "k r"],
+    tiny: float,
+    noise: Float[Array, " k"] | None,
 ) -> Float[Array, "k p r"]:
     """The basis, with columns of no numerical weight zeroed."""
-    floor = side * jnp.finfo(sizes.dtype).eps * sizes.max(-1, keepdims=True)
+    floor = tiny * sizes.max(-1, keepdims=True)
+    if noise is not None:
+        floor = jnp.maximum(floor, noise[:, None])
     return jnp.where((sizes > floor)[:, None, :], basis, 0)

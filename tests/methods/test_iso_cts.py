@@ -58,3 +58,15 @@ def test_fusion_bench(dtype):
     with jax.enable_x64(dtype == "float64"):
         got = merge(base, experts, iso_cts(), layout=trees.every_2d)
     assert_golden(got, expected, base, condition=31)  # of the concatenated bases
+
+
+def test_what_the_common_directions_leave_of_low_rank_experts_is_rounding():
+    """Three experts of rank one: their sum has all directions that there are."""
+    draw = np.random.default_rng(6)
+    deltas = draw.normal(size=(3, 9, 1)) * draw.normal(size=(3, 1, 8))
+    u, s, v = top(deltas.sum(0), 3)
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+            got = merged(iso_cts(), deltas.astype(dtype))
+            # eps s_1 / s_3 of the sum, a condition below 30
+            near(got, s.sum() / 8 * u @ v.T, roundings=8 * 30)

@@ -1,5 +1,6 @@
 """PCB against the authors' equations on the flat model, with sorts, in float64."""
 
+import jax
 import numpy as np
 import pytest
 from helpers import grid
@@ -82,3 +83,30 @@ def test_ranges(numbers, text):
 def test_there_is_a_weight_for_each_expert():
     with pytest.raises(ValueError, match=r"has shape \(3,\), there are 2 experts"):
         merged(pcb(weights=[1.0, 2.0, 3.0]), model(grid, 0, 2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_slopes_are_those_of_the_release(seed):
+    """The bounds move with the entries that they are, wherever in the model."""
+    draw = np.random.default_rng(seed)
+    shapes = {"a.weight": (3, 6, 9), "b.bias": (3, 7)}
+    deltas, pushes = (
+        {name: draw.normal(size=shape) for name, shape in shapes.items()}
+        for _ in range(2)
+    )
+    method, numbers = pcb(0.5, 0.05), (0.5, 0.05, np.ones(3))
+    _, bound = oracle(flat(deltas), *numbers)
+    cotangent = np.where(
+        bound < 1e-3, draw.normal(size=bound.size), 0
+    )  # no rounding decides
+    assert (cotangent != 0).mean() > 0.8
+
+    def want(h):
+        return 1.2 * oracle(flat(deltas) + h * flat(pushes), *numbers)[0] @ cotangent
+
+    with jax.enable_x64(True):
+        slope = jax.grad(lambda d: merged(method, d) @ cotangent)(deltas)
+        got = sum((slope[name] * pushes[name]).sum() for name in deltas)
+    # Slopes are divided by the span of the scores once more than values.
+    step = 1e-6
+    assert got == pytest.approx((want(step) - want(-step)) / (2 * step), rel=1e-3)

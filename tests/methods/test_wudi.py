@@ -7,7 +7,7 @@ import pytest
 from golden import assert_golden, golden
 from methods.spectral import merged
 
-from mda_jax import merge, trees
+from mda_jax import Side, merge, trees
 from mda_jax.methods import wudi
 
 
@@ -58,3 +58,24 @@ def test_fusion_bench():
     with jax.enable_x64(True):
         got = merge(base, experts, wudi(), layout=trees.every_2d)
     assert_golden(got, expected, base, condition=1)
+
+
+def test_slopes_hold_the_steps_still():
+    deltas = jnp.asarray(np.random.default_rng(2).normal(size=(3, 4, 5)), jnp.float32)
+
+    @jax.jit
+    def slopes(deltas, rate):
+        def value(deltas, rate):
+            return wudi(rate=rate)(deltas, Side(deltas[0]))[0][1, 2]
+
+        return jax.grad(value, (0, 1))(deltas, rate)
+
+    of_deltas, of_rate = slopes(deltas, 1e-3)
+    want = np.zeros((3, 4, 5))
+    want[:, 1, 2] = 1
+    np.testing.assert_array_equal(of_deltas, want)
+    moved = merged(wudi(rate=1e-3), deltas) - deltas.sum(0)
+    # the difference of two numbers below 4, over the rate
+    bound = 16 * np.finfo(np.float32).eps / 1e-3
+    assert abs(of_rate - moved[1, 2] / 1e-3) <= bound and abs(of_rate) > 10
+    assert all(np.isfinite(x).all() for x in slopes(0 * deltas, 0.0))

@@ -107,3 +107,20 @@ def test_reaching_tells_denormals_apart():
     least = jnp.asarray(np.array([2, 0], np.float32) * TINY)
     got = p.reaching(x, least).tolist()
     assert got == [[False, False, True, True], [False, True, True, True]]
+
+
+def test_the_slope_is_that_of_the_entry_or_of_equal_ones_their_mean():
+    at = jnp.array([0.0, 2.0, 4.0])
+
+    def statistics(x, y):
+        upper = added([p.upper_counts(z) for z in (x, y)])
+        lower = added([p.lower_counts(z, upper, at) for z in (x, y)])
+        sums = p.lower_sums(x, upper, at) + p.lower_sums(y, upper, at)
+        found = p.order_statistics(upper, lower, at, sums)[0]
+        return (found * jnp.array([1.0, 6.0, 10.0])).sum()
+
+    weights = jnp.array([[3.0, -1.0]]), jnp.array([[3.0, 7.0, 3.0]])
+    value, (x, y) = jax.jit(jax.value_and_grad(statistics, (0, 1)))(*weights)
+    assert value == -1 + 6 * 3 + 10 * 7
+    np.testing.assert_allclose(x, [[2, 1]], rtol=1e-6)  # 6 / 3
+    np.testing.assert_allclose(y, [[2, 10, 2]], rtol=1e-6)
