@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import grid
+from jax.sharding import AxisType, PartitionSpec as P
 
 from mda_jax import WholeModel, merge, methods
 from mda_jax.engine._kernel import merge_chunk
@@ -204,7 +205,66 @@ def test_needs_no_singular_value_decomposition(name):
     assert not re.search(r"\bsvd\b", str(f.trace(base, experts).jaxpr))
 
 
-@every_method
+REPLICAS = 8
+MESH = jax.make_mesh((REPLICAS,), ("replica",), axis_types=(AxisType.Auto,))
+
+
+def replicated(name):
+    """One base of float32 and bfloat16 leaves, and experts of which replicas differ."""
+    base, experts = trees(count(name), shapes=SMALL)
+    growing = 1 + jnp.arange(float(REPLICAS)) / REPLICAS
+
+    def spread(x):
+        return x[None] * growing.reshape(-1, *[1] * x.ndim)
+
+    def both(tree):
+        return tree | {f"h/{n}": x.astype(jnp.bfloat16) for n, x in tree.items()}
+
+    return both(base), [both(jax.tree.map(spread, tree)) for tree in experts]
+
+
+def of_each_replica(name):
+    """The merge inside `shard_map`, with the default `check_vma`."""
+
+    def one(base, experts):
+        mine = jax.tree.map(lambda x: x[0], experts)
+        return jax.tree.map(lambda x: x[None], merged(name, base, mine))
+
+    specs = {"in_specs": (P(), P("replica")), "out_specs": P("replica")}
+    return jax.shard_map(one, mesh=MESH, **specs)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n == "pcb" else [])
+        for n in methods.names
+    ],
+)
 def test_lowers_for_a_tpu(name):
-    f, base, experts = function_of(name)
-    assert jax.export.export(f, platforms=["tpu"])(base, experts).mlir_module()
+    """As it is and in each replica, of float32 and bfloat16."""
+
+    def program(base, experts):
+        first = jax.tree.map(lambda x: x[0], experts)
+        plain = merged(name, base, first)
+        return plain, of_each_replica(name)(base, experts)
+
+    export = jax.export.export(jax.jit(program), platforms=["tpu"])
+    assert export(*replicated(name)).out_avals
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n in ("ties", "tsv") else pytest.mark.slow)
+        for n in methods.names
+        if n != "pcb"
+    ],
+)
+def test_each_replica_merges_as_if_alone(name):
+    """But for `pcb`: rounding decides whether the entry at its threshold counts."""
+    base, experts = replicated(name)
+    found = jax.jit(of_each_replica(name))(base, experts)
+    for i in range(REPLICAS):
+        mine = jax.tree.map(lambda x, i=i: x[i], experts)
+        near(jax.tree.map(lambda x, i=i: x[i], found), merged(name, base, mine))

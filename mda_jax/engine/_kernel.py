@@ -104,8 +104,7 @@ def surveyed(
         return plus(so_far, find(item)), None
 
     one = jax.eval_shape(find, jax.tree.map(lambda x: x[0], items))
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
-    return jax.lax.scan(add, nothing, items)[0]
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, one), items)[0]
 
 
 def plus(so_far: Any, found: Any) -> Any:

@@ -5,6 +5,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mda_jax import _check
+from mda_jax.linalg._ops import in_float32
 from mda_jax.linalg._polar import polar
 
 
@@ -30,6 +31,7 @@ def simplex_etf(k: int, dtype: DTypeLike = jnp.float32) -> Float[Array, "k k"]:
     return (k / (k - 1)) ** 0.5 * (jnp.eye(k, dtype=dtype) - 1 / k)
 
 
+@in_float32
 def nearest_simplex_frame(x: Float[Array, "*b m k"]) -> Float[Array, "*b m k"]:
     """The rotated and reflected simplex frame that is nearest to the columns of `x`.
 

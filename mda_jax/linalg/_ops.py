@@ -1,11 +1,38 @@
 """Matrix products in full precision, and what every kernel does to its input."""
 
 from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def in_float32(f: Function) -> Function:
+    """`f` in float32 for arrays of a narrower type, the result cast to theirs once."""
+
+    @wraps(f)
+    def wide(*args: Any, **options: Any) -> Any:
+        first = jnp.result_type(jax.tree.leaves((args, options))[0])
+        if not _is_narrow(first):
+            return f(*args, **options)
+        args, options = jax.tree.map(_widened, (args, options))
+        return jax.tree.map(lambda y: y.astype(first), f(*args, **options))
+
+    return cast(Function, wide)
+
+
+def _widened(x: Any) -> Any:
+    return x.astype(jnp.float32) if _is_narrow(jnp.result_type(x)) else x
+
+
+def _is_narrow(dtype: DTypeLike) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32)
 
 
 def transpose(x: Float[Array, "*b m n"]) -> Float[Array, "*b n m"]:

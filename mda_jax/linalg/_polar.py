@@ -1,4 +1,4 @@
-"""The polar factor U V^T of U S V^T, three ways, with one derivative."""
+"""The polar factor U V^T of U S V^T, two ways, with one derivative."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +13,7 @@ from mda_jax.linalg._ops import (
     epsilon,
     finite,
     gram,
+    in_float32,
     matmul,
     normalised,
     safe_inverse,
@@ -25,6 +26,7 @@ from mda_jax.linalg._ops import (
 Kernel = Callable[[Float[Array, "*b m n"]], Float[Array, "*b m n"]]
 
 
+@in_float32
 def polar(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
     """Polar factor by matrix products, the default of every merge method.
 
@@ -40,9 +42,10 @@ def polar(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
       a matrix with NaN or infinity. Its derivative is finite everywhere, and is that
       along matrices of equal rank where the rank is not full.
     """
-    return _polar(_by_platform, x)
+    return by_kernel(_by_platform, x)
 
 
+@in_float32
 def polar_polynomial(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
     """Polar factor by matrix products alone.
 
@@ -63,9 +66,10 @@ def polar_polynomial(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
       Algorithm 1. Differs: see `_polynomials.sign_polynomials`; the last steps make
       the result a partial isometry to rounding, of the rank of `x`.
     """
-    return _polar(_polynomial, x)
+    return by_kernel(_polynomial, x)
 
 
+@in_float32
 def polar_gram(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
     """Polar factor from two eigendecompositions on the smaller side.
 
@@ -84,36 +88,25 @@ def polar_gram(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
     Returns:
       `[*b, m, n]`, as `polar`.
     """
-    return _polar(_gram, x)
-
-
-def polar_svd(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
-    """Polar factor from a singular value decomposition, to check the others.
-
-    Args:
-      x: matrices.
-
-    Returns:
-      `[*b, m, n]`, as `polar`; values up to `4 eps` times the largest are dropped.
-    """
-    return _polar(_svd, x)
+    return by_kernel(_gram, x)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _polar(kernel: Kernel, x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
+def by_kernel(kernel: Kernel, x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
+    """Polar factor by a kernel for m >= n and entries of at most 1."""
     ok = finite(x)
     scaled, _ = normalised(jnp.where(ok, x, 0))
     return jnp.where(ok, columns_first(kernel, scaled), jnp.nan)
 
 
-@_polar.defjvp
+@by_kernel.defjvp
 def _polar_jvp(
     kernel: Kernel,
     primals: tuple[Float[Array, "*b m n"]],
     tangents: tuple[Float[Array, "*b m n"]],
 ) -> tuple[Float[Array, "*b m n"], Float[Array, "*b m n"]]:
     (x,), (dx,) = primals, tangents
-    p = _polar(kernel, x)
+    p = by_kernel(kernel, x)
     if x.shape[-2] >= x.shape[-1]:
         return p, _tangent(p, x, dx)
     return p, transpose(_tangent(transpose(p), transpose(x), transpose(dx)))
@@ -200,9 +193,3 @@ def _gram(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
         g = gram(z)
         z = 1.875 * z - matmul(z, 1.25 * g - 0.375 * matmul(g, g))
     return matmul(z, transpose(matmul(v, w)))
-
-
-def _svd(x: Float[Array, "*b m n"]) -> Float[Array, "*b m n"]:
-    u, s, vt = _lapack.svd(x)
-    kept = s > 4 * epsilon(x.dtype) * s[..., :1]
-    return matmul(jnp.where(kept[..., None, :], u, 0), vt)

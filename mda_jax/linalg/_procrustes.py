@@ -8,6 +8,7 @@ from mda_jax.linalg import _lapack
 from mda_jax.linalg._ops import (
     epsilon,
     identity_like,
+    in_float32,
     matmul,
     normalised,
     safe_inverse,
@@ -18,6 +19,7 @@ from mda_jax.linalg._ops import (
 from mda_jax.linalg._polar import polar
 
 
+@in_float32
 def procrustes(
     source: Float[Array, "*b n d"], target: Float[Array, "*b n d"]
 ) -> Float[Array, "*b d d"]:
@@ -63,6 +65,7 @@ def _between_null_spaces(
     return x - matmul(matmul(x, transpose(p)), p)
 
 
+@in_float32
 def procrustes_rotation(
     source: Float[Array, "*b n d"], target: Float[Array, "*b n d"]
 ) -> Float[Array, "*b d d"]:

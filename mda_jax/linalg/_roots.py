@@ -8,6 +8,7 @@ from mda_jax.linalg import _lapack
 from mda_jax.linalg._ops import (
     epsilon,
     finite,
+    in_float32,
     matmul,
     normalised,
     safe_inverse,
@@ -16,7 +17,7 @@ from mda_jax.linalg._ops import (
 )
 
 
-@jax.custom_jvp
+@in_float32
 def inverse_sqrt(g: Float[Array, "*b n n"]) -> Float[Array, "*b n n"]:
     """Pseudo-inverse square root of positive semidefinite matrices.
 
@@ -27,6 +28,11 @@ def inverse_sqrt(g: Float[Array, "*b n n"]) -> Float[Array, "*b n n"]:
       `[*b, n, n]`, symmetric: `g^(-1/2)` where eigenvalues exceed `16 eps` times the
       largest, 0 on the span of the others.
     """
+    return _inverse_sqrt(g)
+
+
+@jax.custom_jvp
+def _inverse_sqrt(g: Float[Array, "*b n n"]) -> Float[Array, "*b n n"]:
     roots, v, size = _inverse_roots(g)
     result = matmul(v * roots[..., None, :], transpose(v)) / jnp.sqrt(size)
     return jnp.where(finite(g), result, jnp.nan)
@@ -41,7 +47,7 @@ def _inverse_roots(
     return jnp.sqrt(safe_inverse(values, kept)), v, size
 
 
-@inverse_sqrt.defjvp
+@_inverse_sqrt.defjvp
 def _inverse_sqrt_jvp(
     primals: tuple[Float[Array, "*b n n"]], tangents: tuple[Float[Array, "*b n n"]]
 ) -> tuple[Float[Array, "*b n n"], Float[Array, "*b n n"]]:
@@ -59,4 +65,4 @@ def _inverse_sqrt_jvp(
     slopes = jnp.where(both > 0, slopes, total**3)
     inner = matmul(matmul(transpose(v), symmetric(dg / size)), v)
     tangent = matmul(matmul(v, slopes * inner), transpose(v)) / jnp.sqrt(size)
-    return inverse_sqrt(g), tangent
+    return _inverse_sqrt(g), tangent

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mda_jax.linalg._ops import identity_like, matmul, skew, transpose
+from mda_jax.linalg._ops import identity_like, in_float32, matmul, skew, transpose
 from mda_jax.linalg._solve import solve_positive
 
 
 _TERMS = 12  # of the series of exp at norms up to 1/2: the next one is below 1e-13
 
 
+@in_float32
 def exp_rotation(a: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     """The rotation `exp((a - a^T) / 2)`: every rotation is one.
 
@@ -36,6 +37,7 @@ def exp_rotation(a: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     return jax.lax.fori_loop(0, 10, square, result)
 
 
+@in_float32
 def cayley_rotation(a: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     """The rotation `(1 - s)^-1 (1 + s)`, `s = (a - a^T) / 4`: cheaper than `exp`.
 
@@ -55,6 +57,7 @@ def cayley_rotation(a: Float[Array, "*b d d"]) -> Float[Array, "*b d d"]:
     return solve_positive(positive, matmul(plus, plus))
 
 
+@in_float32
 def low_rank_rotation(ab: Float[Array, "*b 2 d r"]) -> Float[Array, "*b d d"]:
     """The Cayley rotation of `a b^T - b a^T`: few parameters for large `d`.
 

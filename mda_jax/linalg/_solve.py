@@ -4,10 +4,10 @@ import jax
 from jaxtyping import Array, Float
 
 from mda_jax.linalg import _lapack
-from mda_jax.linalg._ops import identity_like, matmul, symmetric
+from mda_jax.linalg._ops import identity_like, in_float32, matmul, symmetric
 
 
-@jax.custom_jvp
+@in_float32
 def solve_positive(
     g: Float[Array, "*b n n"], x: Float[Array, "*b n m"]
 ) -> Float[Array, "*b n m"]:
@@ -21,16 +21,23 @@ def solve_positive(
     Returns:
       `[*b, n, m]`; NaN where `g` is not numerically positive definite.
     """
+    return _solve(g, x)
+
+
+@jax.custom_jvp
+def _solve(
+    g: Float[Array, "*b n n"], x: Float[Array, "*b n m"]
+) -> Float[Array, "*b n m"]:
     return _lapack.solve_positive(symmetric(g), x)
 
 
-@solve_positive.defjvp
-def _solve_positive_jvp(
+@_solve.defjvp
+def _solve_jvp(
     primals: tuple[Float[Array, "*b n n"], Float[Array, "*b n m"]],
     tangents: tuple[Float[Array, "*b n n"], Float[Array, "*b n m"]],
 ) -> tuple[Float[Array, "*b n m"], Float[Array, "*b n m"]]:
     """Products with the inverse, so that nothing is factored again."""
     (g, x), (dg, dx) = primals, tangents
-    y = solve_positive(g, x)
-    inverse = solve_positive(g, identity_like(g))
+    y = _solve(g, x)
+    inverse = _solve(g, identity_like(g))
     return y, matmul(inverse, dx - matmul(symmetric(dg), y))

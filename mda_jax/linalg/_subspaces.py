@@ -13,6 +13,7 @@ from mda_jax.linalg._ops import (
     epsilon,
     finite,
     gram,
+    in_float32,
     matmul,
     normalised,
     transpose,
@@ -28,6 +29,7 @@ class Subspaces(NamedTuple):
     right: Float[Array, "*b n r"]
 
 
+@in_float32
 def top_singular_subspaces(x: Float[Array, "*b m n"], rank: int) -> Subspaces:
     """Orthonormal bases of the leading singular subspaces on both sides.
 
@@ -92,7 +94,7 @@ def _with_spectrum(
     squares, v = _lapack.eigh(gram(tall))
     squares, v = squares[..., ::-1], v[..., ::-1]
     right = v[..., :rank]
-    left = _orthonormal(matmul(tall, right))
+    left = orthonormal(matmul(tall, right))
     left, right = (right, left) if wide else (left, right)
     signs = leading_signs(left)
     left, right = left * signs, right * signs
@@ -101,7 +103,7 @@ def _with_spectrum(
     return top, v, squares
 
 
-def _orthonormal(x: Float[Array, "*b m k"]) -> Float[Array, "*b m k"]:
+def orthonormal(x: Float[Array, "*b m k"]) -> Float[Array, "*b m k"]:
     """Gram-Schmidt, with negligible columns replaced by any orthogonal ones."""
     norms = jnp.linalg.norm(x, axis=-2, keepdims=True)
     kept = norms > 4 * epsilon(x.dtype) * norms.max(axis=-1, keepdims=True)

@@ -105,7 +105,8 @@ def _kth_largest(bits: UInt[Array, " n"], count: Int[Array, ""]) -> UInt[Array, 
         reached = _number(bits >= cut | bit) >= count
         return jnp.where(reached, cut | bit, cut)
 
-    return jax.lax.fori_loop(0, top + 1, settle, jnp.zeros((), bits.dtype))
+    nothing = jnp.zeros_like(jax.eval_shape(settle, jnp.int32(0), bits[0]))
+    return jax.lax.fori_loop(0, top + 1, settle, nothing)
 
 
 def _first(mask: Bool[Array, " n"], count: Int[Array, ""]) -> Bool[Array, " n"]:
@@ -122,9 +123,9 @@ def _first(mask: Bool[Array, " n"], count: Int[Array, ""]) -> Bool[Array, " n"]:
         enough = _number(mask & (places <= middle)) >= count
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
-    last = jnp.int32(mask.size - 1)
-    start = jnp.where(_number(mask) == count, last, 0)
-    return places <= jax.lax.while_loop(unsettled, halve, (start, last))[0]
+    low = jnp.where(_number(mask) == count, places[-1], 0)
+    high = jnp.full_like(low, mask.size - 1)
+    return places <= jax.lax.while_loop(unsettled, halve, (low, high))[0]
 
 
 def _number(mask: Bool[Array, " n"]) -> Int[Array, ""]:
