@@ -267,9 +267,9 @@ def _merge_names(
     places = [job.place(name) for name in names]
     call = _call(stage, key, bucket, _padded(places, size), _padded(pairs, size), how)
     merged = call(merge_chunk, tuple(_padded(extras, size)))
-    likes = {name: None if how.mesh is None else read[name][0] for name in read}
     for name, leaf in zip(names, merged, strict=False):
-        yield _unseen(leaf, job.plan[name], job.leaves[name].shape, likes[name])
+        found = _unseen(leaf, job.plan[name], job.leaves[name].shape)
+        yield found if how.mesh is None else alike(read[name][0], found)
 
 
 def _call(
@@ -341,13 +341,12 @@ def _views(x: Any, layout: Layout) -> Any:
 _compiled_views = partial(jax.jit, static_argnames="layout")(_views)
 
 
-def _unseen(x: Any, layout: Layout, shape: tuple[int, ...], like: Any) -> Any:
+def _unseen(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
     if trees.is_canonical(shape, layout):
         return x
-    return _compiled_unview(x, layout, shape, like)
+    return _compiled_unview(x, layout, shape)
 
 
 @partial(jax.jit, static_argnames=("layout", "shape"))
-def _compiled_unview(x: Any, layout: Layout, shape: tuple[int, ...], like: Any) -> Any:
-    leaf = trees.unview(x, layout, shape)
-    return leaf if like is None else alike(like, leaf)
+def _compiled_unview(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
+    return trees.unview(x, layout, shape)
