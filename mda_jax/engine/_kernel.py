@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mda_jax import _check
 from mda_jax._types import Role, Side, Stage, Survey, WholeModel
-from mda_jax.engine._mesh import Way, alike, on_devices
+from mda_jax.engine._mesh import Way, on_devices
 from mda_jax.primitives import total
 
 
@@ -44,8 +44,7 @@ def merge_chunk(
       way: how many weights are in flight at once, and where.
 
     Returns:
-      The merged leaves, shaped like `bases`, in the bases' dtype; on a mesh spread over
-      its devices as `bases` are.
+      The merged leaves, shaped like `bases`, in the bases' dtype.
     """
     base = _joined([x.reshape(shape) for x in bases])
     rows = jax.tree.map(lambda *xs: _joined(xs), *(_rows(x, shape) for x in experts))
@@ -58,10 +57,7 @@ def merge_chunk(
         merged = on_devices(merge_each, way.mesh, stage, items)
     else:
         merged = merge_each(stage, items)
-    leaves = merged.reshape(len(bases), *(shape if stacked else shape[1:]))
-    if way.mesh is None:
-        return tuple(leaves)
-    return tuple(alike(*pair) for pair in zip(bases, leaves, strict=True))
+    return tuple(merged.reshape(len(bases), *(shape if stacked else shape[1:])))
 
 
 @partial(jax.jit, static_argnames=("role", "shape", "stacked"))

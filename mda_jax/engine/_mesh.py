@@ -1,5 +1,6 @@
 """Meshes: which weights are handed whole to a device, and where results lie."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental.shard_alike import shard_alike
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from mda_jax import combine
@@ -18,6 +20,7 @@ WHOLE = 1 << 28
 """Bytes in float32 of the largest matrix that a device is handed whole."""
 
 _FREE = PartitionSpec.UNCONSTRAINED
+_groups = itertools.count()
 
 
 class Way(NamedTuple):
@@ -53,7 +56,7 @@ def way(bucket: Bucket, stage: Stage, mesh: AbstractMesh | None, batch: int) -> 
     if room and is_matrix and combine.by_rows(stage) is None:
         devices = math.prod(mesh.shape[axis] for axis in _axes(mesh))
         return Way(max(1, room * devices // stack), room, mesh, whole=True)
-    return Way(1, stack if combine.is_entrywise(stage) else batch, mesh)
+    return Way(1, stack if combine.is_entrywise(stage) else max(1, room), mesh)
 
 
 def mesh_of(leaves: Iterable[Any]) -> AbstractMesh | None:
@@ -129,8 +132,16 @@ def on_devices(f: Callable[..., Any], mesh: AbstractMesh, same: Any, items: Any)
 
 
 def alike(like: Any, x: Any) -> Any:
-    """`x`, spread over devices as `like` is."""
-    return shard_alike(like, x)[1]
+    """`x`, spread over devices as `like` is.
+
+    Not to be called in a function that is jitted by itself: JAX puts its arguments of
+    all calls in one group, and so it does (0.10) with all arrays of one shape and dtype
+    unless their metadata differ.
+    """
+    if not isinstance(x, jax.core.Tracer):
+        return jax.device_put(x, like.sharding)
+    with set_xla_metadata(alike=str(next(_groups))):
+        return shard_alike(like, x)[1]
 
 
 def _sharding(leaf: Any) -> Any:

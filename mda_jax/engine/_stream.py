@@ -1,5 +1,6 @@
 """Bucket by bucket, chunk by chunk: the one driver behind `merge` and `stream`."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -185,7 +186,7 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
     stage, mesh = _settled(job, method, key, buckets), mesh_of(job.leaves.values())
     for bucket in buckets:
         how = way(bucket, stage, mesh, batch)
-        for names in _like_extras(bucket.names, job.extras):
+        for names in _together(bucket.names, job.extras, how):
             for chunk, size in _chunks(job.among or names, how.leaves):
                 filled = _filled(chunk, job.leaves)
                 if not filled:
@@ -267,9 +268,9 @@ def _merge_names(
     places = [job.place(name) for name in names]
     call = _call(stage, key, bucket, _padded(places, size), _padded(pairs, size), how)
     merged = call(merge_chunk, tuple(_padded(extras, size)))
-    likes = {name: None if how.mesh is None else read[name][0] for name in read}
     for name, leaf in zip(names, merged, strict=False):
-        yield _unseen(leaf, job.plan[name], job.leaves[name].shape, likes[name])
+        found = _unseen(leaf, job.plan[name], job.leaves[name].shape)
+        yield found if how.mesh is None else alike(read[name][0], found)
 
 
 def _call(
@@ -305,14 +306,20 @@ def _checked(leaves: Leaves, read: Read, name: str) -> tuple[Any, Any]:
     return base, tuple(experts)
 
 
-def _like_extras(
-    names: tuple[str, ...], extras: Mapping[str, Any]
+def _together(
+    names: tuple[str, ...], extras: Mapping[str, Any], how: Way
 ) -> list[tuple[str, ...]]:
-    """Names whose extras can be stacked."""
+    """Names whose extras can be stacked, and whose leaves lie alike on a mesh.
+
+    How a leaf lies is not known where it is traced. Those that are handed to devices
+    together are of one kind: their names differ in numbers alone.
+    """
     groups = defaultdict(list)
     for name in names:
         arrays, structure = jax.tree.flatten(extras.get(name))
-        groups[structure, tuple((x.shape, x.dtype) for x in arrays)].append(name)
+        kind = re.sub(r"\d+", "", name) if how.whole else ""
+        shapes = tuple((x.shape, x.dtype) for x in arrays)
+        groups[kind, structure, shapes].append(name)
     return [tuple(group) for group in groups.values()]
 
 
@@ -341,13 +348,12 @@ def _views(x: Any, layout: Layout) -> Any:
 _compiled_views = partial(jax.jit, static_argnames="layout")(_views)
 
 
-def _unseen(x: Any, layout: Layout, shape: tuple[int, ...], like: Any) -> Any:
+def _unseen(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
     if trees.is_canonical(shape, layout):
         return x
-    return _compiled_unview(x, layout, shape, like)
+    return _compiled_unview(x, layout, shape)
 
 
 @partial(jax.jit, static_argnames=("layout", "shape"))
-def _compiled_unview(x: Any, layout: Layout, shape: tuple[int, ...], like: Any) -> Any:
-    leaf = trees.unview(x, layout, shape)
-    return leaf if like is None else alike(like, leaf)
+def _compiled_unview(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
+    return trees.unview(x, layout, shape)
