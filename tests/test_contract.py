@@ -86,9 +86,7 @@ def test_is_made_of_module_level_functions(name):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param(
-            n, t, marks=pytest.mark.slow if t != "float32" and n in SURVEYS else []
-        )
+        pytest.param(n, t, marks=pytest.mark.slow if n in SURVEYS else [])
         for n in methods.names
         for t in ("float32", "bfloat16")
     ],

@@ -135,7 +135,7 @@ def merged_on(
                 batch=1,
             )
         whole = {n: plan[n] for n in names if plan[n].role not in elementwise}
-        leaves = {name: sources.leaf(name) for name in whole}
+        leaves = {name: _leaf_on(mesh, sources.leaf(name)) for name in whole}
         for bucket in trees.buckets(leaves, whole):
             yield from _streamed(
                 {name: leaves[name] for name in bucket.names if name in wanted},
@@ -144,7 +144,7 @@ def merged_on(
                 step.method,
                 key=key,
                 layout=lambda leaves: {name: plan[name] for name in leaves},
-                batch=mesh.size * batch_of(bucket, entries_of(sources)),
+                batch=batch_of(bucket, entries_of(sources)),
                 among=bucket.names,
             )
 
@@ -230,6 +230,11 @@ def _streamed(
 
     for name, array in engine.stream(leaves, note, method, **options):
         yield Merged(name, array, *held.pop(name))
+
+
+def _leaf_on(mesh: Mesh, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    place = spread(leaf.shape, mesh)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
 def _flat(shape: tuple[int, ...]) -> trees.Layout:
