@@ -10,6 +10,7 @@ from mda_jax.cli import glyphs
 from mda_jax.cli.compare import compare
 from mda_jax.cli.convert import convert
 from mda_jax.cli.demo import demo
+from mda_jax.cli.estimate import estimate
 from mda_jax.cli.inspect import inspect
 from mda_jax.cli.merge import merge
 from mda_jax.cli.mergekit import with_mergekits_options
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(compare)
 app.command()(convert)
 app.command()(demo)
+app.command()(estimate)
 app.command()(inspect)
 app.command()(with_mergekits_options(merge))
 app.command()(methods)

@@ -94,6 +94,9 @@ FP32, which XLA uses at the highest precision, 80 GB at 3.35 TB/s, and NVLink of
 
 ACCELERATORS = (V5E, V6E, H100)
 
+# On CPUs XLA would run all at once that can be, and hold the memory for it.
+_AS_ELSEWHERE = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
 
 def cost(f: Callable[..., Any], *args: Any, platform: str = "tpu") -> Cost:
     """Count what `f(*args)` asks of each device; compiles, and runs nothing.
@@ -111,7 +114,8 @@ def cost(f: Callable[..., Any], *args: Any, platform: str = "tpu") -> Cost:
     """
     jitted: Any = f if hasattr(f, "trace") else jax.jit(f)
     traced = jitted.trace(*args)
-    compiled = traced.lower().compile()
+    on_cpu = jax.default_backend() == "cpu"
+    compiled = traced.lower().compile(_AS_ELSEWHERE if on_cpu else None)
     devices = max(map(_devices, jax.tree.leaves(args)), default=1)
     found = work(traced.jaxpr, Place(platform, devices))
     memory = compiled.memory_analysis()

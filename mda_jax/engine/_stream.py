@@ -1,5 +1,6 @@
 """Bucket by bucket, chunk by chunk: the one driver behind `merge` and `stream`."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -185,7 +186,7 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
     stage, mesh = _settled(job, method, key, buckets), mesh_of(job.leaves.values())
     for bucket in buckets:
         how = way(bucket, stage, mesh, batch)
-        for names in _like_extras(bucket.names, job.extras):
+        for names in _together(bucket.names, job.extras, how):
             for chunk, size in _chunks(job.among or names, how.leaves):
                 filled = _filled(chunk, job.leaves)
                 if not filled:
@@ -305,14 +306,20 @@ def _checked(leaves: Leaves, read: Read, name: str) -> tuple[Any, Any]:
     return base, tuple(experts)
 
 
-def _like_extras(
-    names: tuple[str, ...], extras: Mapping[str, Any]
+def _together(
+    names: tuple[str, ...], extras: Mapping[str, Any], how: Way
 ) -> list[tuple[str, ...]]:
-    """Names whose extras can be stacked."""
+    """Names whose extras can be stacked, and whose leaves lie alike on a mesh.
+
+    How a leaf lies is not known where it is traced. Those that are handed to devices
+    together are of one kind: their names differ in numbers alone.
+    """
     groups = defaultdict(list)
     for name in names:
         arrays, structure = jax.tree.flatten(extras.get(name))
-        groups[structure, tuple((x.shape, x.dtype) for x in arrays)].append(name)
+        kind = re.sub(r"\d+", "", name) if how.whole else ""
+        shapes = tuple((x.shape, x.dtype) for x in arrays)
+        groups[kind, structure, shapes].append(name)
     return [tuple(group) for group in groups.values()]
 
 

@@ -6,6 +6,7 @@ from mda_jax.pipeline.arithmetic import (
     in_float32 as in_float32,
 )
 from mda_jax.pipeline.errors import ConfigError as ConfigError, MergeError as MergeError
+from mda_jax.pipeline.estimate import Estimate as Estimate, estimate as estimate
 from mda_jax.pipeline.hosts import is_first as is_first
 from mda_jax.pipeline.mesh import mesh_of as mesh_of
 from mda_jax.pipeline.orbax import run_to_orbax as run_to_orbax

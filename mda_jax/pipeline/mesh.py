@@ -131,11 +131,13 @@ def merged_on(
                 read,
                 partial(_trimmed, sources, cuts),
                 step.method,
-                layout=lambda leaves: {n: _flat(x.shape) for n, x in leaves.items()},
+                layout=lambda leaves: {
+                    n: one_weight(x.shape) for n, x in leaves.items()
+                },
                 batch=1,
             )
         whole = {n: plan[n] for n in names if plan[n].role not in elementwise}
-        leaves = {name: _leaf_on(mesh, sources.leaf(name)) for name in whole}
+        leaves = {name: leaf_on(mesh, sources.leaf(name)) for name in whole}
         for bucket in trees.buckets(leaves, whole):
             yield from _streamed(
                 {name: leaves[name] for name in bucket.names if name in wanted},
@@ -232,12 +234,13 @@ def _streamed(
         yield Merged(name, array, *held.pop(name))
 
 
-def _leaf_on(mesh: Mesh, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+def leaf_on(mesh: Mesh, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """A tensor of that kind, spread over a mesh."""
     place = spread(leaf.shape, mesh)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
-def _flat(shape: tuple[int, ...]) -> trees.Layout:
+def one_weight(shape: tuple[int, ...]) -> trees.Layout:
     """One weight that is no matrix, its axes as they are."""
     axes = tuple(range(len(shape)))
     return trees.Layout(Role.VECTOR, out=axes[:1], into=axes[1:])

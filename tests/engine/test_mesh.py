@@ -69,6 +69,24 @@ def test_entry_by_entry_nothing_moves(name, kind):
         np.testing.assert_allclose(out[leaf], plain[leaf], atol=2**-22)
 
 
+@pytest.mark.parametrize("name", ["linear", "iso_c"])
+def test_leaves_of_one_shape_may_lie_differently(name):
+    """Squares too, whose canonical view has the leaf's own shape."""
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    along = {"up": P("x", "y"), "down": P("y", "x"), "gate": P(None, ("x", "y"))}
+    tree = {
+        f"h.{i}.{n}.kernel": jax.ShapeDtypeStruct(
+            (32, 32), jnp.float32, sharding=NamedSharding(mesh, spec)
+        )
+        for i in range(2)
+        for n, spec in along.items()
+    }
+    program = compiled(getattr(methods, name)(), tree, [tree] * 3)
+    assert moves(program) <= ({"all-to-all"} if name == "iso_c" else set())
+    for n, place in program.output_shardings.items():
+        assert place.is_equivalent_to(tree[n].sharding, 2)
+
+
 @kinds
 @pytest.mark.parametrize("name", ["iso_c", pytest.param("mda", marks=pytest.mark.slow)])
 def test_matrices_go_whole_to_devices(name, kind):
