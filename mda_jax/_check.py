@@ -251,6 +251,15 @@ def typed_key(who: str, key: Any) -> None:
     )
 
 
+def donatable(who: str, arrays: Any) -> None:
+    """Raise where arrays are traced: only their owner can give them away."""
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays)):
+        raise ValueError(
+            f"{who}: donate=True inside a transformation of JAX, which has the arrays;"
+            " leave it out, and give donate_argnums to jit."
+        )
+
+
 def aux_entries(who: str, structure: Any, aux: Any) -> list:
     """The entry of each leaf of the base; raise where `aux` is built otherwise."""
     try:

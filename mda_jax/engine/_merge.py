@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from mda_jax import _check, trees
+from mda_jax.engine._donate import spending
 from mda_jax.engine._mesh import in_auto_mode
 from mda_jax.engine._stream import Job, Method, run, seen
 
@@ -23,6 +24,7 @@ def merge(
     aux: Any = None,
     layout: trees.Rules | None = None,
     batch: int = 8,
+    donate: bool = False,
 ) -> Any:
     """Merge experts into their base: `base + sum_j method(experts - base)[j]`.
 
@@ -47,6 +49,10 @@ def merge(
       layout: rules `{regex: Layout or Role}` where inference from names and shapes
         needs help; see `trees.layouts`.
       batch: weights of one shape processed at once; bounds memory, not the result.
+      donate: whether the arrays of `base` and `experts` are deleted, each when it has
+        been read for the last time (JAX's, not NumPy's; several leaves may be one
+        array). Outside `jit`, to which `donate_argnums` says the same; if a tree has
+        tied leaves, through `trees.unaliased`.
 
     Returns:
       A tree like `base`, each leaf in its own dtype. The arithmetic is float32
@@ -54,7 +60,7 @@ def merge(
 
     Raises:
       ValueError: names, shapes, rules or extras do not fit; the message names the
-        first offender. Nothing has been compiled then.
+        first offender. Nothing has been compiled or deleted then.
 
     >>> import jax.numpy as jnp
     >>> from mda_jax import chain
@@ -62,7 +68,7 @@ def merge(
     {'w': Array([2., 1.], dtype=float32)}
     """
     options = {"key": key, "aux": aux, "layout": layout, "batch": batch}
-    return _merge("merge", {EVERY: method}, base, experts, **options)
+    return _merge("merge", {EVERY: method}, base, experts, donate=donate, **options)
 
 
 def merge_by_name(
@@ -95,12 +101,15 @@ def _merge(
     aux: Any = None,
     layout: trees.Rules | None = None,
     batch: int = 8,
+    donate: bool = False,
 ) -> Any:
     leaves = trees.named(base)
     _check.arrays(who, "base", leaves)
     _check.at_least_one(who, batch=batch)
     _check.typed_key(who, key)
     rows = _rows(who, base, leaves, experts)
+    if donate:
+        _check.donatable(who, (leaves, rows))
     plan = trees.layouts(leaves, layout)
     extras = _extras(who, base, leaves, aux, plan)
     assigned = _assigned(who, rules, leaves)
@@ -108,10 +117,14 @@ def _merge(
 
     def merged(leaves: dict, rows: dict, extras: dict, methods: dict, key: Any) -> dict:
         done: dict[str, Any] = {}
+        spend = spending((leaves, rows, extras, methods)) if donate else None
         for pattern, mine in assigned.items():
             here = {name: leaves[name] for name in mine}
             job = Job(here, lambda name: (leaves[name], rows[name]), plan, extras)
-            done |= run(job, methods[pattern], key, batch)
+            for name, leaf in run(job, methods[pattern], key, batch):
+                done[name] = leaf
+                if spend:
+                    spend((leaves[name], rows[name]), leaf)
         return {name: done[name] for name in leaves}
 
     found = in_auto_mode(merged, leaves, leaves, rows, extras, methods, key)

@@ -1,6 +1,5 @@
 """Bucket by bucket, chunk by chunk: the one driver behind `merge` and `stream`."""
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -186,8 +185,8 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
     stage, mesh = _settled(job, method, key, buckets), mesh_of(job.leaves.values())
     for bucket in buckets:
         how = way(bucket, stage, mesh, batch)
-        for names in _together(bucket.names, job.extras, how):
-            for chunk, size in _chunks(job.among or names, how.leaves):
+        for names in _together(job.among or bucket.names, job.extras, how):
+            for chunk, size in _chunks(names, how.leaves):
                 filled = _filled(chunk, job.leaves)
                 if not filled:
                     continue
@@ -312,12 +311,12 @@ def _together(
     """Names whose extras can be stacked, and whose leaves lie alike on a mesh.
 
     How a leaf lies is not known where it is traced. Those that are handed to devices
-    together are of one kind: their names differ in numbers alone.
+    together are of one kind.
     """
     groups = defaultdict(list)
     for name in names:
         arrays, structure = jax.tree.flatten(extras.get(name))
-        kind = re.sub(r"\d+", "", name) if how.whole else ""
+        kind = trees.kind(name) if how.whole else ""
         shapes = tuple((x.shape, x.dtype) for x in arrays)
         groups[kind, structure, shapes].append(name)
     return [tuple(group) for group in groups.values()]

@@ -1,7 +1,6 @@
 """What a merge on a mesh is to cost, told from headers: nothing is read or merged."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -148,10 +147,10 @@ def _axes(axes: Any) -> str:
 
 
 def _kinds(names: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Names that differ in numbers alone, together."""
+    """Names of one kind, together."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+        groups.setdefault(trees.kind(name), []).append(name)
     return [tuple(group) for group in groups.values()]
 
 
@@ -161,7 +160,7 @@ def _template(names: tuple[str, ...]) -> str:
     >>> _template(("h.0.weight", "h.1.weight")), _template(("h.0.weight",))
     ('h.*.weight (2)', 'h.0.weight')
     """
-    kinds = list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in names))
+    kinds = list(dict.fromkeys(map(trees.kind, names)))
     if len(names) == 1:
         return names[0]
     return f"{kinds[0]}{' and others' if kinds[1:] else ''} ({len(names)})"

@@ -1,5 +1,6 @@
 """Names, roles and canonical views of the leaves of a parameter tree."""
 
+from mda_jax.trees.aliases import memory as memory, unaliased as unaliased
 from mda_jax.trees.buckets import (
     Bucket as Bucket,
     buckets as buckets,
@@ -13,7 +14,7 @@ from mda_jax.trees.layout import (
     view as view,
     view_shape as view_shape,
 )
-from mda_jax.trees.names import named as named
+from mda_jax.trees.names import kind as kind, named as named
 from mda_jax.trees.rules import (
     Rules as Rules,
     every_2d as every_2d,

@@ -45,6 +45,15 @@ def parts(name: str) -> tuple[str, ...]:
     return tuple(re.split(r"[/.]", name))
 
 
+def kind(name: str) -> str:
+    """A name without its numbers, which count layers: those of one kind lie alike.
+
+    >>> kind("blocks/0/kernel")
+    'blocks/*/kernel'
+    """
+    return re.sub(r"\d+", "*", name)
+
+
 def _joined(path: tuple, children: Counter) -> str:
     is_variable = path[-1:] == (GetAttrKey("value"),) and children[path[:-1]] == 1
     kept = path[:-1] if is_variable and len(path) > 1 else path

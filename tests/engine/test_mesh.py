@@ -9,7 +9,8 @@ import pytest
 from helpers import grid
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from mda_jax import merge, methods
+from mda_jax import combine, merge, methods
+from mda_jax.engine._kernel import merge_chunk
 
 
 KEY = jax.random.key(0)
@@ -19,6 +20,10 @@ SHAPES |= {"layers.mlp.kernel": (3, 16, 24), "scale": ()}
 OTHER = "h.0.o.kernel"  # as wide as others, hence in their bucket; lies the other way
 SPECS = {2: P("x", "y"), 3: P("x", "y"), 1: P("y"), 0: P()}
 MOVES = "all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"
+ELEMENTWISE = "dare_linear", "dare_ties", "passthrough"  # and the entrywise ones
+ELEMENTWISE += tuple(
+    name for name in methods.names if combine.is_entrywise(getattr(methods, name)())
+)
 kinds = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 
 
@@ -33,8 +38,8 @@ def places(kind, shape=(4, 2)):
     return {n: NamedSharding(mesh, specs[n]) for n in SHAPES}
 
 
-def spread(kind, count=3):
-    at = places(kind)
+def spread(kind, count=3, shape=(4, 2)):
+    at = places(kind, shape)
     return [jax.device_put(tree(seed), at) for seed in range(count + 1)]
 
 
@@ -56,17 +61,76 @@ def lie_as(out, like):
 
 
 @kinds
-@pytest.mark.parametrize("name", ["linear", "dare_linear"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_entry_by_entry_nothing_moves(name, kind):
-    base, *experts = spread(kind)
+    count = methods.experts_of(name) or 3
+    base, *experts = spread(kind, count)
     method = getattr(methods, name)()
     program = compiled(method, base, experts)
     assert not moves(program)
     out = program(base, experts)
     assert lie_as(out, base)
-    plain = merge(tree(0), [tree(i) for i in (1, 2, 3)], method, key=KEY)
+    plain = merge(tree(0), [tree(i + 1) for i in range(count)], method, key=KEY)
     for leaf in SHAPES:  # the last bit may differ where a product is fused with a sum
         np.testing.assert_allclose(out[leaf], plain[leaf], atol=2**-22)
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2), (4, 2)])
+@pytest.mark.parametrize("name", ["dare_linear", "dare_ties", "della", "della_linear"])
+def test_masks_do_not_depend_on_the_number_of_devices(name, shape):
+    method = getattr(methods, name)(density=0.4)
+    plain = merge(tree(0), [tree(1)], method, key=KEY)
+    base, expert = spread(AxisType.Auto, 1, shape)
+    for out in (
+        merge(base, [expert], method, key=KEY),
+        jax.jit(lambda b, e: merge(b, [e], method, key=KEY))(base, expert),
+    ):
+        for leaf in SHAPES:
+            dropped = plain[leaf] == base[leaf]
+            np.testing.assert_array_equal(out[leaf] == base[leaf], dropped)
+            np.testing.assert_allclose(out[leaf], plain[leaf], atol=2**-22)
+    assert 0.2 < dropped_share(plain) < 0.8
+
+
+def dropped_share(merged):
+    same = [(merged[n] == x).ravel() for n, x in tree(0).items()]
+    return np.concatenate(same).mean()
+
+
+@kinds
+@pytest.mark.parametrize("name", ["linear", "iso_c"])
+def test_slopes_go_through_a_merge_on_a_mesh(name, kind):
+    """To the models, and to numbers of the method."""
+
+    def size(weights, models):
+        method = combine.chain(
+            combine.stage(
+                lambda d, w: d * w.reshape(-1, *[1] * (d.ndim - 1)), w=weights
+            ),
+            getattr(methods, name)(),
+        )
+        merged = merge(models[0], models[1:], method)
+        return sum((x * jnp.sin(x)).sum() for x in jax.tree.leaves(merged))
+
+    slope = jax.jit(jax.grad(size, (0, 1)))
+    got = slope(jnp.arange(1.0, 4.0), spread(kind))
+    want = slope(jnp.arange(1.0, 4.0), [tree(i) for i in range(4)])
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        bound = 400 * np.finfo(np.float32).eps * np.abs(y).max()  # roundings, as below
+        np.testing.assert_allclose(x, y, rtol=0, atol=bound)
+
+
+@kinds
+def test_other_numbers_compile_nothing_on_a_mesh(kind):
+    models = spread(kind)
+    step = jax.jit(lambda m, scale: merge(m[0], m[1:], methods.iso_c(scale)))
+    step(models, 1.0)
+    step(models, 0.5)
+    assert step._cache_size() == 1
+    merge(models[0], models[1:], methods.iso_c(1.0))
+    before = merge_chunk._cache_size()
+    merge(models[0], models[1:], methods.iso_c(0.5))
+    assert merge_chunk._cache_size() == before > 0
 
 
 @pytest.mark.parametrize("name", ["linear", "iso_c"])
