@@ -9,7 +9,7 @@ import pytest
 from helpers import grid
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from mda_jax import engine, merge, methods, trees
+from mda_jax import engine, merge, methods
 
 
 SHAPES = {"h.0.up.kernel": (4, 8), "h.1.up.kernel": (4, 8), "scale": (8,)}
@@ -118,13 +118,3 @@ def test_under_jit_the_result_takes_the_place_of_the_base(name, spec):
     assert memory.alias_size_in_bytes == 4 * (2 * 4 * 8 + 8) / devices
     f(base, experts)
     assert deleted(base) == {True}
-
-
-def test_a_tree_with_tied_leaves_may_be_donated():
-    x = jnp.asarray(grid(1, (4, 8)))
-    tied = {"a": x, "b": x, "c": np.ones(3), "d": jnp.ones(2), "key": jax.random.key(0)}
-    own = trees.unaliased(tied)
-    assert own["a"] is x and own["b"] is not x
-    assert own["c"] is tied["c"] and own["d"] is tied["d"] and own["key"] is tied["key"]
-    out = jax.jit(lambda tree: tree, donate_argnums=0)(own)
-    np.testing.assert_array_equal(out["b"], grid(1, (4, 8)))
