@@ -5,16 +5,23 @@ the parameters after a step, `value` gives the average. They trace, keep the sha
 of the parameters, and hold no Python state; the state is a pytree of arrays that may be
 donated, and saved and restored: also its scalars are on all devices of the parameters.
 Sums are float32 whatever the parameters are, so that the average of bfloat16 parameters
-moves where their own type would round the step away; the value has their types again.
-Integers, booleans and keys are those of the last update.
+moves where their own type would round the step away (float64 of float64 ones); the
+value, a copy, has their types again. Integers, booleans and keys are those of the last
+update. Of stacked replicas each function is to go through `jax.vmap`.
+
+Raises ValueError, all of them: a leaf is no real array, or has another shape than the
+one that `init` was given.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -44,7 +51,8 @@ class Mean:
 
     Attributes:
       mean: of each leaf, in the type of the sums.
-      weight: the sum of the weights, shrunk as the mean forgets: float32, a scalar.
+      weight: the sum of the weights, shrunk as the mean forgets: a scalar, float32, or
+        float64 if a sum is.
       count: number of updates: int32, a scalar.
       dtypes: of the parameters.
     """
@@ -72,10 +80,11 @@ class Ring:
 def weighted(
     step: Callable[[Int[Array, ""]], tuple[Any, Any]], dtype: Any = jnp.float32
 ) -> Averager:
-    """The mean in which the weights so far shrink by a factor before one is added.
+    """The mean in which a share of the weights so far is forgotten before one is added.
 
     Args:
-      step: number of updates before -> factor in [0, 1], and weight >= 0 to add.
+      step: number of updates before -> share in [0, 1], and weight >= 0 to add. A share
+        near 0 has more digits than the factor that is left.
       dtype: of the sums; a wider type of a leaf stays.
 
     Returns:
@@ -83,22 +92,32 @@ def weighted(
     """
 
     @jax.jit
-    def init(params: Params) -> Mean:
+    def start(params: Params) -> Mean:
+        mean = jax.tree.map(lambda x: widened(x, dtype), params)
+        sums = [x.dtype for x in jax.tree.leaves(mean) if _is_averaged(x)]
         return Mean(
-            jax.tree.map(lambda x: widened(x, dtype), params),
-            jnp.zeros((), jnp.float32),
+            mean,
+            jnp.zeros((), reduce(_wider, sums, jnp.dtype(jnp.float32))),
             jnp.zeros((), jnp.int32),
             tuple(str(x.dtype) for x in jax.tree.leaves(params)),
         )
 
+    def init(params: Params) -> Mean:
+        _check_leaves(params)
+        return start(params)
+
     def update(state: Mean, params: Params) -> Mean:
-        factor, added = step(state.count)
-        weight = factor * state.weight + added
+        _check_fit(state, jax.tree.map(jnp.shape, state.mean), params)
+        gone, added = (
+            jnp.asarray(x).astype(state.weight.dtype) for x in step(state.count)
+        )
+        weight = state.weight + (added - gone * state.weight)
         rate = jnp.where(weight > 0, added / jnp.where(weight > 0, weight, 1.0), 0.0)
         mean = jax.tree.map(lambda m, x: _towards(m, x, rate), state.mean, params)
         return Mean(mean, weight, state.count + 1, state.dtypes)
 
     def value(state: Mean) -> Params:
+        _check_alone(state)
         dtypes = iter(state.dtypes)
         return jax.tree.map(lambda x: _cast(x, next(dtypes)), state.mean)
 
@@ -107,7 +126,7 @@ def weighted(
 
 def uniform(dtype: Any = jnp.float32) -> Averager:
     """The mean of all parameters so far (SWA, Izmailov et al., arXiv 1803.05407)."""
-    return weighted(lambda count: (1.0, 1.0), dtype)
+    return weighted(lambda count: (0.0, 1.0), dtype)
 
 
 def ema(
@@ -123,8 +142,8 @@ def ema(
     Args:
       decay: what is left of a weight after a step, in [0, 1).
       half_life: steps after which half of a weight is left, > 0, in place of `decay`.
-      warmup: whether early steps forget faster: `(1 + n) / (10 + n)` of a weight is
-        left after the n-th, if that is less.
+      warmup: whether early steps forget faster: of a weight `(1 + n) / (10 + n)` is
+        left, if that is less, by an update with n before it.
       debias: whether weights are normalised, so that what `init` was given does not
         count; else it counts as the first parameters with all the weight.
       dtype: of the sums.
@@ -132,17 +151,20 @@ def ema(
     Raises:
       ValueError: a number is out of its range.
     """
-    if half_life is not None:
+    if half_life is None:
+        _check("decay", decay, lambda d: 0 <= d < 1, "in [0, 1)")
+        forgotten = 1 - decay
+    else:
         _check("half_life", half_life, lambda h: h > 0, "> 0")
-        decay = 0.5 ** (1 / half_life)
-    _check("decay", decay, lambda d: 0 <= d < 1, "in [0, 1)")
+        traced = isinstance(half_life, jax.core.Tracer)
+        forgotten = -(jnp if traced else np).expm1(-math.log(2) / half_life)
 
     def step(count: Int[Array, ""]) -> tuple[Any, Any]:
-        left = jnp.asarray(decay, jnp.float32)
-        if warmup:
-            past = count.astype(jnp.float32)
-            left = jnp.minimum(left, (1 + past) / (10 + past))
-        return left, 1 - left
+        if not warmup:
+            return forgotten, forgotten
+        early = 9 / (10 + count.astype(float))
+        share = jnp.maximum(jnp.asarray(forgotten).astype(early.dtype), early)
+        return share, share
 
     moving = weighted(step, dtype)
     if debias:
@@ -163,19 +185,24 @@ def wsm(factors: Any, dtype: Any = jnp.float32) -> Averager:
     arXiv 2507.17634).
 
     Args:
-      factors: `[k]`, of the updates from each checkpoint to the next, decreasing within
-        [0, 1]; see `decay_factors`.
+      factors: `[k]`, of the updates from each checkpoint to the next, not increasing,
+        within [0, 1]; see `decay_factors`.
       dtype: of the sums.
 
     Returns:
       An averager to be updated k + 1 times: with the checkpoint where the decay begins,
       and after each interval. Later updates do not count.
+
+    Raises:
+      ValueError: a factor is out of its range, or above the one before.
     """
     weights = merge_weights(factors)
+    falling = "numbers in [0, 1], none above the one before"
+    _check("factors", factors, lambda _: (weights >= 0).all(), falling)
 
     def step(count: Int[Array, ""]) -> tuple[Any, Any]:
         place = jnp.minimum(count, len(weights) - 1)
-        return 1.0, jnp.where(count < len(weights), weights[place], 0.0)
+        return 0.0, jnp.where(count < len(weights), weights[place], 0.0)
 
     return weighted(step, dtype)
 
@@ -192,9 +219,7 @@ def merge_weights(factors: Any) -> Float[Array, " checkpoints"]:
     >>> merge_weights([0.75, 0.25]).tolist()
     [0.25, 0.5, 0.25]
     """
-    scaled = jnp.concatenate(
-        [jnp.ones(1), jnp.asarray(factors, jnp.float32), jnp.zeros(1)]
-    )
+    scaled = jnp.concatenate([jnp.ones(1), jnp.asarray(factors, float), jnp.zeros(1)])
     return scaled[:-1] - scaled[1:]
 
 
@@ -208,10 +233,14 @@ def decay_factors(
         `cosine`, `one_minus_sqrt`.
       count: number of intervals, >= 1.
 
+    Raises:
+      ValueError: there is no interval.
+
     >>> decay_factors(linear, 4).tolist()
     [0.875, 0.625, 0.375, 0.125]
     """
-    return curve((jnp.arange(count, dtype=jnp.float32) + 0.5) / count)
+    _check("count", count, lambda n: n >= 1, ">= 1")
+    return curve((jnp.arange(count, dtype=float) + 0.5) / count)
 
 
 def linear(t: Float[Array, " k"]) -> Float[Array, " k"]:
@@ -242,16 +271,22 @@ def window(size: int, dtype: Any = jnp.float32) -> Averager:
     _check("size", size, lambda n: n >= 1, ">= 1")
 
     @jax.jit
-    def init(params: Params) -> Ring:
+    def start(params: Params) -> Ring:
         held = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), params)
         return Ring(held, jnp.zeros((), jnp.int32))
 
+    def init(params: Params) -> Ring:
+        _check_leaves(params)
+        return start(params)
+
     def update(state: Ring, params: Params) -> Ring:
+        _check_fit(state, jax.tree.map(lambda h: h.shape[1:], state.held), params)
         place = state.count % size
         held = jax.tree.map(lambda h, x: h.at[place].set(x), state.held, params)
         return Ring(held, state.count + 1)
 
     def value(state: Ring) -> Params:
+        _check_alone(state)
         known = jnp.clip(state.count, 1, size)
         last = (state.count - 1) % size
         return jax.tree.map(lambda h: _mean_of(h, known, last, dtype), state.held)
@@ -264,7 +299,8 @@ def _is_averaged(x: Array) -> bool:
 
 
 def _cast(x: Array, dtype: str) -> Array:
-    return x.astype(dtype) if _is_averaged(x) else x
+    """A copy, which outlives a state that is donated."""
+    return jnp.array(x, dtype if _is_averaged(x) else None)
 
 
 def widened(x: Array, dtype: Any = jnp.float32) -> Array:
@@ -281,7 +317,9 @@ def _wider(one: Any, other: Any) -> Any:
 def _towards(mean: Array, x: Array, rate: Float[Array, ""]) -> Array:
     if not _is_averaged(mean):
         return x
-    return mean + rate.astype(mean.dtype) * (x.astype(mean.dtype) - mean)
+    new, rate = x.astype(mean.dtype), rate.astype(mean.dtype)
+    moved = jnp.where(rate == 1, new, mean + rate * (new - mean))
+    return jnp.where(rate == 0, mean, moved)  # what does not count may be infinite
 
 
 def _mean_of(
@@ -295,6 +333,39 @@ def _mean_of(
     counts = jnp.expand_dims(jnp.arange(len(held)) < known, axes)
     total = jnp.where(counts, wide, jnp.zeros_like(wide)).sum(0)
     return (total / known.astype(wide.dtype)).astype(held.dtype)
+
+
+def _check_leaves(params: Params) -> None:
+    """Raise for a leaf that cannot be averaged."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        found = getattr(leaf, "dtype", type(leaf).__name__)
+        if isinstance(found, str) or jnp.issubdtype(found, jnp.complexfloating):
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"params{name} is {found}; expected an array of real numbers."
+            )
+
+
+def _check_fit(state: Mean | Ring, shapes: Any, params: Params) -> None:
+    """Raise unless the leaves have the shapes of those that are averaged."""
+    _check_alone(state)
+    _check_leaves(params)
+
+    def check(path: tuple, leaf: Any, shape: tuple[int, ...]) -> None:
+        if leaf.shape != shape:
+            problem = f"params{jax.tree_util.keystr(path)} has shape {leaf.shape}"
+            raise ValueError(f"{problem}; expected {shape}, as given to init.")
+
+    jax.tree_util.tree_map_with_path(check, params, shapes)
+
+
+def _check_alone(state: Mean | Ring) -> None:
+    """Raise for the states of several averages, stacked."""
+    if state.count.ndim:
+        raise ValueError(
+            f"the state has a count of shape {state.count.shape}; expected a scalar."
+            " States of replicas go through jax.vmap."
+        )
 
 
 def _check(name: str, value: Any, holds: Callable[[Any], Any], expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
 from mda_jax.training.averagers import Averager, Params, State
@@ -54,6 +55,8 @@ def averaging(averager: Averager) -> optax.GradientTransformation:
 def averaged_params(averager: Averager, state: Any) -> Params:
     """The average within the state of an optimiser, for evaluation.
 
+    Of replicas, whose states are stacked, through `jax.vmap`.
+
     Args:
       averager: the one that `averaging` was given.
       state: of the whole chain.
@@ -61,10 +64,15 @@ def averaged_params(averager: Averager, state: Any) -> Params:
     Raises:
       ValueError: the chain has no `averaging`, or several.
     """
-    found = optax.tree_utils.tree_get_all_with_path(state, "average")
+    leaves = jax.tree.leaves(state, is_leaf=_is_average)
+    found = list(filter(_is_average, leaves))
     if len(found) != 1:
         raise ValueError(
             f"averaged_params: found {len(found)} averages in the state; expected one:"
             " put averaging(...) at the end of the chain, once."
         )
-    return averager.value(found[0][1])
+    return averager.value(found[0].average)
+
+
+def _is_average(x: Any) -> bool:
+    return isinstance(x, AveragingState)

@@ -114,6 +114,78 @@ def test_steps_that_bfloat16_cannot_see_move_the_average():
     assert np.all(np.asarray(slow.value(long)["w"], np.float32) > 1)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "left", "steps"),
+    [({"decay": 0.9999}, 0.9999, 10_000), ({"half_life": 1e8}, 0.5**1e-8, 100)],
+)
+def test_long_memories_keep_their_digits(numbers, left, steps):
+    """Of 1 - decay, a float32 decay would have lost three, or all."""
+    averager = training.ema(debias=False, **numbers)
+    start = averager.init({"w": jnp.zeros(())})
+    end, _ = jax.lax.scan(
+        lambda s, x: (averager.update(s, {"w": x}), None), start, jnp.ones(steps)
+    )
+    want = -np.expm1(steps * np.log(left))
+    np.testing.assert_allclose(averager.value(end)["w"], want, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["uniform", "ema", "half_life", "warmup", "wsm"])
+def test_float64_stays(name):
+    with jax.enable_x64(True):
+        averager = {
+            "uniform": lambda: training.uniform(),
+            "ema": lambda: training.ema(0.9),
+            "half_life": lambda: training.ema(half_life=5.0),
+            "warmup": lambda: training.ema(0.999, warmup=True),
+            "wsm": lambda: training.wsm(
+                training.decay_factors(training.cosine, STEPS - 1)
+            ),
+        }[name]()
+        walk = np.stack([np.asarray(p["w"], np.float64) for p in run_of()])
+        end, _ = jax.lax.scan(
+            lambda s, x: (averager.update(s, {"w": x}), None),
+            averager.init({"w": jnp.asarray(walk[0])}),
+            jnp.asarray(walk[1:]),
+        )
+        got = averager.value(end)["w"]
+    bound = TOLERANCE * np.finfo(np.float64).eps / np.finfo(np.float32).eps
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, oracle(name, run_of()), rtol=0, atol=bound)
+
+
+def test_what_does_not_count_may_be_infinite():
+    run = [{"w": jnp.full(2, jnp.inf)}, {"w": jnp.ones(2)}, {"w": jnp.full(2, 3.0)}]
+    for averager in (training.ema(0.5), training.uniform()):
+        assert np.isfinite(averaged(averager, run)["w"]).all()
+    merged = training.wsm([0.5])
+    assert np.array_equal(averaged(merged, [*run, run[0]])["w"], [2.0, 2.0])
+
+
+def test_the_value_outlives_the_state():
+    averager = training.ema(0.5)
+    state = averager.init(run_of()[0])
+    best = averager.value(state)
+    jax.jit(averager.update, donate_argnums=0)(state, run_of()[1])
+    assert np.array_equal(best["w"], run_of()[0]["w"]) and best["n"] == 0
+
+
+@pytest.mark.parametrize("name", ["uniform", "window"])
+def test_what_cannot_be_averaged_is_refused(name):
+    averager, one = AVERAGERS[name], {"w": jnp.ones(3)}
+    for leaf, found in ((jnp.ones(3, complex), "complex64"), (1.0, "float")):
+        with pytest.raises(ValueError, match=rf"params\['w'\] is {found}; expected an"):
+            averager.init({"w": leaf})
+    state = averager.init(one)
+    with pytest.raises(
+        ValueError, match=r"\['w'\] has shape \(4, 3\); expected \(3,\)"
+    ):
+        averager.update(state, {"w": jnp.ones((4, 3))})
+    many = jax.vmap(averager.init)(training.replicate(one, 2))
+    with pytest.raises(ValueError, match=r"count of shape \(2,\).*jax\.vmap"):
+        averager.value(many)
+    assert jax.vmap(averager.value)(many)["w"].shape == (2, 3)
+
+
 def test_before_the_first_update_the_value_is_what_came_in():
     params = {"w": jnp.arange(3.0), "n": jnp.int32(7)}
     for averager in AVERAGERS.values():
@@ -197,6 +269,9 @@ def test_on_a_mesh_states_lie_where_the_parameters_do(name, kind, tmp_path):
         (lambda: training.ema(1.0), r"decay is 1\.0; expected in \[0, 1\)"),
         (lambda: training.ema(half_life=0), "half_life is 0; expected > 0"),
         (lambda: training.window(0), "size is 0; expected >= 1"),
+        (lambda: training.wsm([1.2, 0.5]), r"factors is \[1\.2, 0\.5\]; expected num"),
+        (lambda: training.wsm([0.2, 0.5]), "none above the one before"),
+        (lambda: training.decay_factors(training.linear, 0), "count is 0; expected"),
     ],
 )
 def test_ranges(make, message):

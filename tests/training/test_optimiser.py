@@ -49,6 +49,14 @@ def test_it_stands_inside_other_chains():
     np.testing.assert_allclose(got, weights @ passed / weights.sum(), rtol=1e-5)
 
 
+def test_parameters_may_have_any_names():
+    averager = training.uniform()
+    params = {"average": jnp.ones(2)}
+    optimiser = optax.named_chain(("average", training.averaging(averager)))
+    got = training.averaged_params(averager, optimiser.init(params))
+    np.testing.assert_array_equal(got["average"], params["average"])
+
+
 def test_what_is_missing_is_told():
     averager = training.uniform()
     optimiser = training.averaging(averager)
