@@ -119,6 +119,7 @@ def arrays(who: str, what: str, leaves: Mapping[str, Any]) -> None:
                 f"{who}: {what}[{name!r}] is a {type(leaf).__name__}, not an array."
                 " Filter the tree first, so that only its arrays are left."
             )
+        alive(who, f"{what}[{name!r}]", leaf)
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise ValueError(
                 f"{who}: {what}[{name!r}] is {leaf.dtype}; merges are real. Split it"
@@ -129,6 +130,26 @@ def arrays(who: str, what: str, leaves: Mapping[str, Any]) -> None:
                 f"{who}: {what}[{name!r}] is {leaf.dtype}, but JAX computes in 32 bits"
                 " here. Set jax_enable_x64, or cast the tree."
             )
+
+
+def alive(who: str, what: str, x: Any) -> None:
+    """Raise for an array whose memory was given away."""
+    is_array = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    if is_array and x.is_deleted():
+        raise ValueError(
+            f"{who}: {what} has been deleted, most likely by donation to an earlier"
+            " call. Leave out donate, or keep a copy."
+        )
+
+
+def made_of_stages(who: str, method: Any) -> None:
+    """Raise for what was not made by `mda_jax.methods` or `mda_jax.combine`."""
+    if jax.tree_util.all_leaves([method]):
+        found = getattr(method, "__name__", repr(method))
+        raise ValueError(
+            f"{who}: method is {found}; expected one that is made, as"
+            " mda_jax.methods.ties() is, or by mda_jax.stage."
+        )
 
 
 def some_experts(who: str, count: int) -> None:
@@ -151,6 +172,7 @@ def same_leaves(
         )
     for name, leaf in base.items():
         got, want = tree[name], (*k, *leaf.shape)
+        alive(who, f"{what}[{name!r}]", got)
         if got.shape != want:
             raise ValueError(
                 f"{who}: {what}[{name!r}] has shape {got.shape}, base has {want}."
@@ -243,11 +265,13 @@ def typed_key(who: str, key: Any) -> None:
     """Raise unless the key is None or one typed PRNG key."""
     if key is None:
         return
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.ndim:
-        return
+    found = repr(key)
+    if hasattr(key, "dtype"):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.ndim:
+            return
+        found = f"an array of {key.dtype} with shape {key.shape}"
     raise ValueError(
-        f"{who}: key is an array of {key.dtype} with shape {key.shape}; pass one typed"
-        " key, jax.random.key(seed)."
+        f"{who}: key is {found}; pass one typed key, jax.random.key(seed)."
     )
 
 

@@ -46,10 +46,17 @@ def estimate(
 
 
 def _pretend(devices: int) -> None:
-    """Have JAX, if it has not started, offer so many CPU devices and no others."""
+    """Have JAX, if it has not started, offer so many CPU devices and no others.
+
+    They are to hold memory as accelerators do, that is, for one thing after the other.
+    """
     os.environ["JAX_PLATFORMS"] = "cpu"
-    flag = f"--xla_force_host_platform_device_count={devices}"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
+    flags = (
+        os.environ.get("XLA_FLAGS", ""),
+        f"--xla_force_host_platform_device_count={devices}",
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+    )
+    os.environ["XLA_FLAGS"] = " ".join(flags)
 
 
 def _lies(row: "Row") -> str:

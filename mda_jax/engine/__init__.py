@@ -7,7 +7,11 @@ from mda_jax.engine._cost import (
     cost as cost,
 )
 from mda_jax.engine._merge import merge as merge, merge_by_name as merge_by_name
-from mda_jax.engine._mesh import Way as Way, way as way
+from mda_jax.engine._mesh import (
+    Way as Way,
+    in_auto_mode as in_auto_mode,
+    way as way,
+)
 from mda_jax.engine._stream import (
     Place as Place,
     Workspace as Workspace,

@@ -23,9 +23,12 @@ class Cost(NamedTuple):
       factorisations: those in decompositions of matrices, by published counts.
       traffic: bytes from and to memory, at least: arguments and results once, or what
         products, decompositions and passes of loops read and write if that is more.
-      collectives: bytes that a device sends, by kind of message.
+      collectives: bytes that a device sends, by kind of message, at most: of n devices
+        that exchange, the n-th part, which it keeps, is counted, too.
       arguments: bytes held.
       temporary: bytes that XLA sets aside, as compiled for the devices of this process.
+        On CPUs it runs all at once that can be, and holds the memory for it, unless
+        `XLA_FLAGS` has `--xla_cpu_enable_concurrency_optimized_scheduler=false`.
       results: bytes held.
       aliased: bytes of results that take the place of donated arguments.
     """
@@ -94,9 +97,6 @@ FP32, which XLA uses at the highest precision, 80 GB at 3.35 TB/s, and NVLink of
 
 ACCELERATORS = (V5E, V6E, H100)
 
-# On CPUs XLA would run all at once that can be, and hold the memory for it.
-_AS_ELSEWHERE = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-
 
 def cost(f: Callable[..., Any], *args: Any, platform: str = "tpu") -> Cost:
     """Count what `f(*args)` asks of each device; compiles, and runs nothing.
@@ -114,8 +114,7 @@ def cost(f: Callable[..., Any], *args: Any, platform: str = "tpu") -> Cost:
     """
     jitted: Any = f if hasattr(f, "trace") else jax.jit(f)
     traced = jitted.trace(*args)
-    on_cpu = jax.default_backend() == "cpu"
-    compiled = traced.lower().compile(_AS_ELSEWHERE if on_cpu else None)
+    compiled = traced.lower().compile()
     devices = max(map(_devices, jax.tree.leaves(args)), default=1)
     found = work(traced.jaxpr, Place(platform, devices))
     memory = compiled.memory_analysis()

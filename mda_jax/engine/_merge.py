@@ -8,7 +8,7 @@ import jax
 
 from mda_jax import _check, trees
 from mda_jax.engine._donate import spending
-from mda_jax.engine._mesh import in_auto_mode
+from mda_jax.engine._mesh import in_auto_mode, mesh_of
 from mda_jax.engine._stream import Job, Method, run, seen
 
 
@@ -28,8 +28,9 @@ def merge(
 ) -> Any:
     """Merge experts into their base: `base + sum_j method(experts - base)[j]`.
 
-    Works on any pytree, eagerly and under `jit`, `vmap` and `grad`. Stages see every
-    weight in its canonical view, whatever the layout of the leaf.
+    Works on any pytree, eagerly and under `jit`, `grad` and `vmap` (but not over
+    explicit axes of a mesh). Stages see every weight in its canonical view, whatever the
+    layout of the leaf.
 
     Arrays may be spread over a mesh, explicit or not; each leaf of the result is spread
     as that of the base. Methods that treat every row by itself work where the parts
@@ -51,8 +52,8 @@ def merge(
       batch: weights of one shape processed at once; bounds memory, not the result.
       donate: whether the arrays of `base` and `experts` are deleted, each when it has
         been read for the last time (JAX's, not NumPy's; several leaves may be one
-        array). Outside `jit`, to which `donate_argnums` says the same; if a tree has
-        tied leaves, through `trees.unaliased`.
+        array), also if a stage fails. Outside `jit`, to which `donate_argnums` says the
+        same; if a tree has tied leaves, through `trees.unaliased`.
 
     Returns:
       A tree like `base`, each leaf in its own dtype. The arithmetic is float32
@@ -105,6 +106,8 @@ def _merge(
 ) -> Any:
     leaves = trees.named(base)
     _check.arrays(who, "base", leaves)
+    for method in rules.values():
+        _check.made_of_stages(who, method)
     _check.at_least_one(who, batch=batch)
     _check.typed_key(who, key)
     rows = _rows(who, base, leaves, experts)
@@ -116,15 +119,19 @@ def _merge(
     methods = {pattern: rules[pattern] for pattern in assigned}
 
     def merged(leaves: dict, rows: dict, extras: dict, methods: dict, key: Any) -> dict:
+        def read(name: str) -> tuple[Any, Any]:
+            return leaves[name], rows[name]
+
         done: dict[str, Any] = {}
+        mesh = mesh_of(jax.tree.leaves((leaves, rows)))
         spend = spending((leaves, rows, extras, methods)) if donate else None
         for pattern, mine in assigned.items():
             here = {name: leaves[name] for name in mine}
-            job = Job(here, lambda name: (leaves[name], rows[name]), plan, extras)
+            job = Job(here, read, plan, extras, mesh=mesh)
             for name, leaf in run(job, methods[pattern], key, batch):
                 done[name] = leaf
                 if spend:
-                    spend((leaves[name], rows[name]), leaf)
+                    spend(read(name), leaf)
         return {name: done[name] for name in leaves}
 
     found = in_auto_mode(merged, leaves, leaves, rows, extras, methods, key)

@@ -79,11 +79,14 @@ def in_auto_mode(f: Callable[..., Any], like: Any, *args: Any) -> Any:
 
     The results then have the shardings of `like`.
     """
-    found = jax.tree.map(_sharding, like)
-    if not any(_is_explicit(x) for x in jax.tree.leaves(found)):
+    found = map(_sharding, jax.tree.leaves(args))
+    mesh = next((x.mesh for x in found if _is_explicit(x)), None)
+    if mesh is None:
         return f(*args)
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args)):
-        return jax.sharding.auto_axes(f, out_sharding=found)(*args)
+        places = jax.tree.map(lambda x: NamedSharding(mesh, _sharding(x).spec), like)
+        axes = _axes(mesh, AxisType.Explicit)
+        return jax.sharding.auto_axes(f, axes=axes, out_sharding=places)(*args)
     places = jax.tree.map(lambda x: getattr(x, "sharding", None), like)
     merged = f(*jax.tree.map(_on_auto_mesh, args))
     return jax.tree.map(jax.device_put, merged, places)
@@ -149,15 +152,16 @@ def _sharding(leaf: Any) -> Any:
     return leaf.sharding if is_abstract else jax.typeof(leaf).sharding
 
 
-def _axes(mesh: Any) -> tuple[str, ...]:
-    """Axes that XLA has charge of, the last first.
+def _axes(mesh: Any, *types: AxisType) -> tuple[str, ...]:
+    """Axes of these types, or all that XLA has charge of, the last first.
 
     Arrays are spread in that order, an axis at a time, so that XLA moves parts from
     device to device where it would else gather all of them: an array axis is commonly
     spread over mesh axes in the mesh's order, and may be taken off its last one.
     """
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return tuple(name for name, kind in kinds if kind != AxisType.Manual)[::-1]
+    types = types or (AxisType.Auto, AxisType.Explicit)
+    return tuple(name for name, kind in kinds if kind in types)[::-1]
 
 
 def _spread(x: jax.Array, mesh: AbstractMesh) -> jax.Array:

@@ -37,6 +37,7 @@ class Job(NamedTuple):
     extras: Mapping[str, Any] = MappingProxyType({})
     places: Mapping[str, Place] = MappingProxyType({})
     among: tuple[str, ...] = ()
+    mesh: Any = None
 
     def place(self, name: str) -> tuple[np.uint32, np.int32]:
         """The seed of the weight that a leaf belongs to, and the leaf's first row."""
@@ -84,7 +85,8 @@ def stream(
     _check.typed_key("stream", key)
     checked = partial(_checked, leaves, read)
     plan = trees.layouts(leaves, layout)
-    job = Job(leaves, checked, plan, places=places, among=among)
+    mesh = mesh_of(leaves.values())
+    job = Job(leaves, checked, plan, places=places, among=among, mesh=mesh)
     return run(job, method, key, batch)
 
 
@@ -182,9 +184,9 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
     buckets = trees.buckets(job.leaves, job.plan)
     if not buckets:
         return
-    stage, mesh = _settled(job, method, key, buckets), mesh_of(job.leaves.values())
+    stage = _settled(job, method, key, buckets)
     for bucket in buckets:
-        how = way(bucket, stage, mesh, batch)
+        how = way(bucket, stage, job.mesh, batch)
         for names in _together(job.among or bucket.names, job.extras, how):
             for chunk, size in _chunks(names, how.leaves):
                 filled = _filled(chunk, job.leaves)

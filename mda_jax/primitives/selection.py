@@ -105,7 +105,7 @@ def _kth_largest(bits: UInt[Array, " n"], count: Int[Array, ""]) -> UInt[Array, 
         reached = _number(bits >= cut | bit) >= count
         return jnp.where(reached, cut | bit, cut)
 
-    nothing = jnp.zeros_like(jax.eval_shape(settle, jnp.int32(0), bits[0]))
+    nothing = (bits[0] ^ bits[0]) | (count ^ count).astype(bits.dtype)  # varies as both
     return jax.lax.fori_loop(0, top + 1, settle, nothing)
 
 

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, NamedSharding
 
 from mda_jax import _check, trees
-from mda_jax.engine import merge, merge_by_name
+from mda_jax.engine import in_auto_mode, merge, merge_by_name
 from mda_jax.training.averagers import Params, widened
 
 
@@ -35,7 +34,8 @@ class MergerState(NamedTuple):
         booleans and keys are those that `init` was given.
       outer: the state of the outer optimiser; None without one.
       count: number of updates: int32, a scalar.
-      key: the PRNG key that the key of every merge is folded from, or None.
+      key: the data of the PRNG key that the key of every merge is folded from, or
+        None.
     """
 
     anchor: Params
@@ -83,8 +83,9 @@ def merge_replicas(
       base: what the replicas were trained from, one model.
       replicas: leaves `[T, *shape]`; with `axis_name`, this replica's own `[*shape]`.
       method: as for `merge`; or `{regex: method}` as for `merge_by_name`.
-      axis_name: the axis of `jax.shard_map` or `jax.vmap` that counts the replicas.
-        Each of them gathers the others leaf by leaf, and all compute the merge.
+      axis_name: the axis of `jax.shard_map` or `jax.vmap` that counts the replicas, or
+        a tuple of axes of a mesh that do. Each replica gathers the others leaf by
+        leaf, and all compute the merge.
       **options: of `merge`.
 
     Returns:
@@ -116,18 +117,25 @@ def averaged(
     return jax.tree.map(partial(_mean, axis_name), state)
 
 
-def fresh(optimiser: optax.GradientTransformation) -> Policy:
+def fresh(
+    optimiser: optax.GradientTransformation,
+    trained: Callable[[Params], Params] = lambda params: params,
+) -> Policy:
     """The state at the start of a training that begins with the merged model.
+
+    What counts steps or averages parameters within the state begins again, too.
 
     Args:
       optimiser: the one that every replica is trained with.
+      trained: what of the merged model is, if not all: of Linen's variables
+        `lambda variables: variables["params"]`.
     """
 
     def begin(
         state: OptimiserState, params: Params, axis_name: Hashable
     ) -> OptimiserState:
         del state, axis_name
-        return optimiser.init(params)
+        return optimiser.init(trained(params))
 
     return begin
 
@@ -144,7 +152,9 @@ def merge_every(
 ) -> Merger:
     """Merge replicas every k steps; they go on from the merge.
 
-    Task vectors are what the replicas learnt since the last merge. With `linear` this
+    Task vectors are what the replicas learnt since the last merge. An `averaging` in a
+    replica's optimiser sees parameters before they are merged; to average merged ones,
+    call `averager.update` with the anchor. With `linear` this
     is local SGD (Stich, arXiv 1805.09767); with an outer optimiser, DiLoCo (Douillard
     et al., arXiv 2311.08105), whose choice is
     `optax.sgd(0.7, momentum=0.9, nesterov=True)`; merged once, at the end of a run,
@@ -192,18 +202,20 @@ def merge_every(
     if not isinstance(k, jax.core.Tracer):
         _check.at_least_one("merge_every", k=k)
     leader = None if outer is None else optax.masked(outer, _merged_leaves)
+    impl = None if key is None else jax.random.key_impl(key)
 
     def init(params: Params) -> MergerState:
         anchor = params if leader is None else jax.tree.map(widened, params)
         state = None if leader is None else leader.init(anchor)
-        return _together(MergerState(anchor, state, jnp.zeros((), jnp.int32), key))
+        data = None if key is None else jax.random.key_data(key)
+        return _together(MergerState(anchor, state, jnp.zeros((), jnp.int32), data))
 
     def update(
         state: MergerState, replicas: Params, inner: OptimiserState
     ) -> tuple[MergerState, Params, OptimiserState]:
         _check_fit(state.anchor, replicas, axis_name)
         count = state.count + 1
-        drawn = None if state.key is None else jax.random.fold_in(state.key, count)
+        drawn = None if key is None else _folded(state.key, impl, count)
 
         def merged(anchor: Params, led: Any, replicas: Params, inner: Any) -> tuple:
             start = jax.tree.map(_started_from, anchor, replicas)
@@ -223,7 +235,15 @@ def merge_every(
         )
         return MergerState(anchor, led, count, state.key), replicas, inner
 
-    return Merger(init, partial(_in_place, update) if axis_name is None else update)
+    def in_place(*arguments: Any) -> tuple:
+        placed: tuple = in_auto_mode(update, arguments, *arguments)
+        return placed
+
+    return Merger(init, in_place if axis_name is None else update)
+
+
+def _folded(data: Any, impl: Any, count: Any) -> Any:
+    return jax.random.fold_in(jax.random.wrap_key_data(data, impl=impl), count)
 
 
 def _check_fit(anchor: Params, replicas: Params, axis_name: Hashable) -> None:
@@ -285,12 +305,13 @@ def _going_on(anchor: Any, replica: Any) -> Any:
 
 
 def _fitted(old: OptimiserState, new: OptimiserState) -> OptimiserState:
-    got: Any = jax.tree.structure(new)
-    want: Any = jax.tree.structure(old)
-    if got != want:
+    got, want = trees.named(new), trees.named(old)
+    if got.keys() != want.keys():
+        lacks, has = sorted(want.keys() - got.keys()), sorted(got.keys() - want.keys())
         raise ValueError(
-            f"merge_every: optimiser_states gave {got}, the replicas have {want}. Pass"
-            " `fresh` the optimiser that they are trained with."
+            f"merge_every: optimiser_states gave states that lack {lacks[:3]} and have"
+            f" {has[:3]}, unlike the replicas'. Pass `fresh` the optimiser that they"
+            " are trained with and, if not all that is merged is trained, `trained`."
         )
     return jax.tree.map(_fit, old, new)
 
@@ -310,10 +331,11 @@ def _gathered(axis_name: Hashable, x: Any) -> Any:
     """A leaf of every replica, `[T, *shape]`; what is not merged is not sent."""
     if not _check.is_merged(x):
         return jnp.broadcast_to(x, (jax.lax.axis_size(axis_name), *x.shape))
-    if axis_name not in _varying(jax.lax.axis_index(axis_name)):
+    names = set(axis_name) if isinstance(axis_name, tuple) else {axis_name}
+    if not names <= _varying(jax.lax.axis_index(axis_name)):
         return jax.lax.all_gather(x, axis_name)
-    if axis_name not in _varying(x):
-        x = jax.lax.pcast(x, axis_name, to="varying")
+    for axis in names - _varying(x):
+        x = jax.lax.pcast(x, axis, to="varying")
     return jax.lax.all_gather(x, axis_name, to="invarying")
 
 
@@ -334,23 +356,3 @@ def _together(tree: Any) -> Any:
 def _own(x: Any) -> Any:
     """A copy, whose type is not weak: a second step would be compiled for that."""
     return jnp.array(x, x.dtype)
-
-
-def _in_place(update: Callable[..., tuple], *arguments: Any) -> tuple:
-    """What came in after an update, with its shardings.
-
-    XLA keeps those of Auto axes, as every merge is one branch of two and the other
-    hands its arguments on; Explicit axes are made Auto for the update.
-    """
-    leaves = map(jax.typeof, jax.tree.leaves(arguments))
-    meshes = {leaf.sharding.mesh for leaf in leaves}
-    explicit = [mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types]
-    if not explicit:
-        return update(*arguments)
-    places = jax.tree.map(partial(_place, explicit[0]), arguments)
-    placed: tuple = jax.sharding.auto_axes(update, out_sharding=places)(*arguments)
-    return placed
-
-
-def _place(mesh: Any, x: Any) -> NamedSharding:
-    return NamedSharding(mesh, jax.typeof(x).sharding.spec)

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 
 
 def memory(x: Any) -> frozenset[tuple[int, int]]:
-    """Where an array lies: pairs of a device and an address; of NumPy's, nothing."""
-    if not isinstance(x, jax.Array):
+    """Where an array lies: pairs of a device and an address.
+
+    None for what is traced, and for NumPy's.
+    """
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
         return frozenset()
     places = ((s.device.id, s.data) for s in x.addressable_shards)
     return frozenset((device, data.unsafe_buffer_pointer()) for device, data in places)
@@ -21,7 +24,8 @@ def unaliased(tree: Any) -> Any:
     is an argument of a jitted function with `donate_argnums`.
 
     Args:
-      tree: any pytree; give several that are donated together as a tuple.
+      tree: any pytree; give several that are donated together as a tuple. Leaves that
+        are traced stay as they are: this is for the caller of a jitted function.
 
     Returns:
       The tree, with copies of those leaves that lie where an earlier one does.

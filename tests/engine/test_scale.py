@@ -65,10 +65,14 @@ print(json.dumps({"size": size, "held": found.held, **found._asdict()}))
 
 @cache
 def cost(name, form):
-    count = "--xla_force_host_platform_device_count=256"
+    """What the compiler says, for devices that do one thing after the other."""
+    flags = (
+        "--xla_force_host_platform_device_count=256",
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+    )
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, name, form, str(EXPERTS)],
-        env=os.environ | {"XLA_FLAGS": count, "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=3000,

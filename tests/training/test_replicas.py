@@ -412,6 +412,8 @@ def test_nnx_states():
             lambda: training.merge_every(1, mda.chain(), key=jax.random.PRNGKey(0)),
             "merge_every: key is an array of uint32",
         ),
+        (lambda: training.merge_every(1, mda.chain(), key=3), "key is 3; pass one"),
+        (lambda: updated(mda.methods.ties), "method is ties; expected one"),
         (lambda: training.replicate(model(), 0), "replicate(count=0)"),
         (
             lambda: updated(mda.chain(), replicas=gradients(0)["kernel"]),
