@@ -29,8 +29,8 @@ def merge(
     """Merge experts into their base: `base + sum_j method(experts - base)[j]`.
 
     Works on any pytree, eagerly and under `jit`, `grad` and `vmap` (but not over
-    explicit axes of a mesh). Stages see every weight in its canonical view, whatever the
-    layout of the leaf.
+    explicit axes of a mesh). Stages see every weight in its canonical view, whatever
+    the layout of the leaf.
 
     Arrays may be spread over a mesh, explicit or not; each leaf of the result is spread
     as that of the base. Methods that treat every row by itself work where the parts

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from mda_jax import _check, trees
+from mda_jax import _check, combine, trees
 from mda_jax._types import Stage, Survey, WholeModel
 from mda_jax.engine._kernel import merge_chunk, plus, settled, surveyed
 from mda_jax.engine._mesh import Way, alike, mesh_of, way
@@ -33,7 +33,7 @@ class Job(NamedTuple):
 
     leaves: Leaves
     read: Read
-    plan: Mapping[str, Layout]
+    plan: Mapping[str, Any]  # a layout of each; None: as it lies
     extras: Mapping[str, Any] = MappingProxyType({})
     places: Mapping[str, Place] = MappingProxyType({})
     among: tuple[str, ...] = ()
@@ -185,6 +185,15 @@ def run(job: Job, method: Method, key: Any, batch: int) -> Iterator[tuple[str, A
     if not buckets:
         return
     stage = _settled(job, method, key, buckets)
+    if job.mesh is not None and combine.is_entrywise(stage):
+        buckets = trees.as_they_lie(job.leaves)
+        job = job._replace(plan=dict.fromkeys(job.plan), extras={}, among=())
+    yield from _run(job, stage, key, batch, buckets)
+
+
+def _run(
+    job: Job, stage: Stage, key: Any, batch: int, buckets: Sequence[Bucket]
+) -> Iterator[tuple[str, Any]]:
     for bucket in buckets:
         how = way(bucket, stage, job.mesh, batch)
         for names in _together(job.among or bucket.names, job.extras, how):
@@ -238,13 +247,13 @@ def _seen(job: Job, name: str, read: tuple[Any, Any]) -> tuple[Any, Any]:
     return pair
 
 
-def seen(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
+def seen(x: Any, layout: Layout | None, shape: tuple[int, ...]) -> Any:
     """A tree of arrays that end in a leaf's axes, in canonical view.
 
     The stack axis is left out where nothing is stacked, so that a leaf which already
     is canonical passes as it is.
     """
-    if trees.is_canonical(shape, layout):
+    if layout is None or trees.is_canonical(shape, layout):
         return x
     arrays = jax.tree.leaves(x)
     if all(isinstance(each, np.ndarray) for each in arrays):
@@ -349,8 +358,8 @@ def _views(x: Any, layout: Layout) -> Any:
 _compiled_views = partial(jax.jit, static_argnames="layout")(_views)
 
 
-def _unseen(x: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
-    if trees.is_canonical(shape, layout):
+def _unseen(x: Any, layout: Layout | None, shape: tuple[int, ...]) -> Any:
+    if layout is None or trees.is_canonical(shape, layout):
         return x
     return _compiled_unview(x, layout, shape)
 

@@ -3,6 +3,7 @@
 from mda_jax.trees.aliases import memory as memory, unaliased as unaliased
 from mda_jax.trees.buckets import (
     Bucket as Bucket,
+    as_they_lie as as_they_lie,
     buckets as buckets,
     coverage as coverage,
     seed as seed,

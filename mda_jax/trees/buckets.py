@@ -47,6 +47,25 @@ def buckets(leaves: Mapping[str, Any], plan: Mapping[str, Layout]) -> list[Bucke
     return [Bucket(tuple(names), *mark) for mark, names in groups.items()]
 
 
+def as_they_lie(leaves: Mapping[str, Any]) -> list[Bucket]:
+    """Floating leaves by shape and dtype, of which no axes are joined or change places.
+
+    For what treats every entry by itself: parts of a leaf that are on several devices
+    stay there.
+
+    Args:
+      leaves: as for `buckets`.
+    """
+    groups = defaultdict(list)
+    for name, leaf in leaves.items():
+        if _check.is_merged(leaf):
+            groups[(1, *leaf.shape), np.dtype(leaf.dtype)].append(name)
+    return [
+        Bucket(tuple(names), shape, False, Role.VECTOR, dtype)
+        for (shape, dtype), names in groups.items()
+    ]
+
+
 def coverage(
     leaves: Mapping[str, Any], plan: Mapping[str, Layout]
 ) -> dict[str, tuple[str, ...]]:

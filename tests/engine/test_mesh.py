@@ -1,6 +1,7 @@
 """On eight devices: where results lie, what moves, and what comes out."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +81,67 @@ def test_entry_by_entry_nothing_moves(name, kind):
     plain = merge(tree(0), [tree(i + 1) for i in range(count)], method, key=KEY)
     for leaf in SHAPES:  # the last bit may differ where a product is fused with a sum
         np.testing.assert_allclose(out[leaf], plain[leaf], atol=2**-22)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "spec"),
+    [
+        ("attn.query.kernel", (16, 4, 8), P(None, None, "x")),
+        ("attn.query.kernel", (16, 4, 8), P("x", None, "y")),
+        ("attn.proj.kernel", (4, 8, 16), P("x")),
+        ("layers.attn.query.kernel", (8, 16, 4, 8), P("x", None, None, "y")),
+    ],
+)
+def test_axes_that_a_matrix_would_join_may_lie_anyhow(name, shape, spec):
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    place = NamedSharding(mesh, spec)
+    base, *experts = ({name: jnp.asarray(grid(i, shape))} for i in range(4))
+    there = [jax.device_put(t, place) for t in (base, *experts)]
+    program = compiled(methods.linear(), there[0], there[1:])
+    assert not moves(program)
+    out, want = program(there[0], there[1:]), merge(base, experts, methods.linear())
+    assert lie_as(out, there[0])
+    np.testing.assert_allclose(out[name], want[name], atol=2**-22)
+
+
+@kinds
+@pytest.mark.parametrize("name", ["linear", "ties"])
+def test_the_base_may_be_elsewhere(name, kind):
+    """Not put anywhere, or NumPy's: the result is with it, or with the experts."""
+    method, models = getattr(methods, name)(), spread(kind)
+    here = tree(0)
+    want = merge(here, [tree(i) for i in (1, 2, 3)], method)
+    for base in (here, jax.tree.map(np.asarray, here)):
+        out = merge(base, models[1:], method)
+        assert base is not here or lie_as(out, here)
+        for leaf in SHAPES:
+            np.testing.assert_allclose(out[leaf], want[leaf], atol=2**-22)
+
+
+@pytest.mark.parametrize("name", ["linear", "ties", "iso_c"])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_within_shard_map_over_another_axis(name, kind):
+    """Replicas along one axis, each spread over the other."""
+    mesh = jax.make_mesh((2, 4), ("r", "m"), axis_types=(AxisType.Auto, kind))
+    method, shape = getattr(methods, name)(), (2, 8, 16)
+    models = [{"up.kernel": jnp.asarray(grid(i, shape))} for i in range(3)]
+    there = jax.device_put(models, NamedSharding(mesh, P("r", "m")))
+
+    @jax.jit
+    @partial(
+        jax.shard_map, mesh=mesh, in_specs=P("r"), out_specs=P("r"), axis_names={"r"}
+    )
+    def merged(models):
+        base, *experts = [{n: x[0] for n, x in t.items()} for t in models]
+        return {n: x[None] for n, x in merge(base, experts, method).items()}
+
+    with jax.set_mesh(mesh):
+        out = merged(there)["up.kernel"]
+    for i in range(2):
+        base, *experts = [{n: x[i] for n, x in t.items()} for t in models]
+        want = merge(base, experts, method)["up.kernel"]
+        bound = 400 * np.finfo(np.float32).eps
+        np.testing.assert_allclose(out[i], want, atol=2 * bound)
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (4, 2)])
