@@ -18,6 +18,7 @@ from mda_jax.cli.mesh import (
     OutFormat,
     Process,
     Processes,
+    a_loss_ends_all,
     check_options,
     join,
 )
@@ -148,7 +149,8 @@ def merge(
                 "watch": watch,
             }
             if out_format is Format.ORBAX:
-                reports = [pipeline.run_to_orbax(config, out, **options)]
+                with a_loss_ends_all():
+                    reports = [pipeline.run_to_orbax(config, out, **options)]
             else:
                 reports = pipeline.run_all(
                     config,

@@ -1,11 +1,17 @@
 """Options of `mda-jax merge` for several devices and several processes."""
 
+import atexit
+import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+
+from mda_jax.cli.errors import FAILED
 
 
 class Format(StrEnum):
@@ -118,6 +124,34 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         problem = f"--distributed: JAX cannot tell the processes ({e})"
         advice = "give --coordinator HOST:PORT, --processes N and --process I"
         raise ConfigError(f"{problem}; {advice}.") from e
+
+
+@contextmanager
+def a_loss_ends_all() -> Iterator[None]:
+    """Have this process end at once, and say why, if another one of its merge is gone.
+
+    Else JAX would wait for it at the end, and abort.
+
+    Raises:
+      MergeError: JAX lost another process.
+    """
+    import jax
+
+    from mda_jax.pipeline.errors import MergeError
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as e:
+        if jax.process_count() == 1:
+            raise
+        atexit.register(_end)
+        problem = "another process seems to be gone; nothing was written"
+        raise MergeError(f"{problem} ({e})") from e
+
+
+def _end() -> None:
+    sys.stdout.flush()
+    os._exit(FAILED)
 
 
 def check_options(

@@ -28,7 +28,8 @@ class Cost(NamedTuple):
       arguments: bytes held.
       temporary: bytes that XLA sets aside, as compiled for the devices of this process.
         On CPUs it runs all at once that can be, and holds the memory for it, unless
-        `XLA_FLAGS` has `--xla_cpu_enable_concurrency_optimized_scheduler=false`.
+        `XLA_FLAGS` has `--xla_cpu_enable_concurrency_optimized_scheduler=false` and
+        `--xla_disable_hlo_passes=cpu-all-reduce-combiner`.
       results: bytes held.
       aliased: bytes of results that take the place of donated arguments.
     """

@@ -88,7 +88,9 @@ def in_auto_mode(f: Callable[..., Any], like: Any, *args: Any) -> Any:
         axes = _axes(mesh, AxisType.Explicit)
         return jax.sharding.auto_axes(f, axes=axes, out_sharding=places)(*args)
     places = jax.tree.map(lambda x: getattr(x, "sharding", None), like)
-    merged = f(*jax.tree.map(_on_auto_mesh, args))
+    auto = mesh.update(axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    with jax.sharding.use_abstract_mesh(auto):
+        merged = f(*jax.tree.map(_on_auto_mesh, args))
     return jax.tree.map(jax.device_put, merged, places)
 
 

@@ -1,5 +1,6 @@
 """Several processes at one merge: what they agree on, and what one of them does."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -35,6 +36,25 @@ def gathered(values: np.ndarray) -> np.ndarray:
 def summed(values: np.ndarray) -> np.ndarray:
     """The values `[*n]` of all processes, of which one alone has each that is not 0."""
     return gathered(values).sum(0, dtype=values.dtype)
+
+
+def check_same(what: str, text: str) -> None:
+    """Raise unless every process has the same text.
+
+    Args:
+      what: it says, for the message.
+      text: of this process.
+
+    Raises:
+      MergeError: another process has another one.
+    """
+    digest = hashlib.sha256(text.encode()).digest()
+    found = gathered(np.frombuffer(digest, np.uint8))
+    others = np.flatnonzero((found != found[0]).any(1))
+    if others.size:
+        problem = f"another {what} than process 0; nothing was written"
+        advice = "Give all processes the same"
+        raise MergeError(f"process {others[0]} has {problem}. {advice}.")
 
 
 @contextmanager

@@ -108,6 +108,8 @@ def run_to_orbax(
         check_apart(target, job.inputs)
         identity = identity_of(job, seed, dict(mesh.shape))
         warnings = doubts(job)
+    decisive = job.config, job.naming.document.data, job.arithmetic, job.plan, job.specs
+    hosts.check_same("merge to do", repr((str(target), seed, force, *decisive)))
     with _shared_folder(target, force=force) as folder, ThreadPoolExecutor(1) as beside:
         models = job.models if hosts.is_first() else {}
         digests = beside.submit(inputs, models, whole=digest_inputs)

@@ -331,12 +331,13 @@ def _gathered(axis_name: Hashable, x: Any) -> Any:
     """A leaf of every replica, `[T, *shape]`; what is not merged is not sent."""
     if not _check.is_merged(x):
         return jnp.broadcast_to(x, (jax.lax.axis_size(axis_name), *x.shape))
+    x = jnp.expand_dims(x, 0)  # JAX (0.10) does not shift the axes of explicit meshes
     names = set(axis_name) if isinstance(axis_name, tuple) else {axis_name}
     if not names <= _varying(jax.lax.axis_index(axis_name)):
-        return jax.lax.all_gather(x, axis_name)
+        return jax.lax.all_gather(x, axis_name, tiled=True)
     for axis in names - _varying(x):
         x = jax.lax.pcast(x, axis, to="varying")
-    return jax.lax.all_gather(x, axis_name, to="invarying")
+    return jax.lax.all_gather(x, axis_name, tiled=True, to="invarying")
 
 
 def _varying(x: Any) -> frozenset:

@@ -118,6 +118,21 @@ def test_the_base_may_be_elsewhere(name, kind):
             np.testing.assert_allclose(out[leaf], want[leaf], atol=2**-22)
 
 
+@kinds
+@pytest.mark.parametrize("name", ["linear", "iso_c"])
+def test_a_mesh_may_be_set(name, kind):
+    """Eager, of arrays that are on the mesh, and of others."""
+    method, plain = getattr(methods, name)(), [tree(i) for i in range(4)]
+    want = merge(plain[0], plain[1:], method)
+    with jax.set_mesh(places(kind)["scale"].mesh):
+        for base, *experts in (spread(kind), plain):
+            out = merge(base, experts, method)
+            assert base is plain[0] or lie_as(out, base)
+            bound = 400 * np.finfo(np.float32).eps
+            for leaf in SHAPES:
+                np.testing.assert_allclose(out[leaf], want[leaf], atol=2 * bound)
+
+
 @pytest.mark.parametrize("name", ["linear", "ties", "iso_c"])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_within_shard_map_over_another_axis(name, kind):

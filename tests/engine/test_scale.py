@@ -65,10 +65,14 @@ print(json.dumps({"size": size, "held": found.held, **found._asdict()}))
 
 @cache
 def cost(name, form):
-    """What the compiler says, for devices that do one thing after the other."""
+    """What the compiler says, for devices that do one thing after the other.
+
+    Of a list of layers, CPUs would run all at once, and their sums as one.
+    """
     flags = (
         "--xla_force_host_platform_device_count=256",
         "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+        "--xla_disable_hlo_passes=cpu-all-reduce-combiner",
     )
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, name, form, str(EXPERTS)],

@@ -219,6 +219,11 @@ try:
     run_to_orbax(f"{folder}/broken{process}.yml", f"{folder}/out", mesh_of({"x": 8}))
 except ValueError as error:
     print(error)
+try:
+    name = ("ties", "iso_c")[int(process)]
+    run_to_orbax(f"{folder}/{name}.yml", f"{folder}/out", mesh_of({"x": 8}))
+except ValueError as error:
+    print(error)
 """
 
 
@@ -279,4 +284,6 @@ def test_two_processes(models, tmp_path):
     }
     assert "merged by ties" in first and "merged by ties" not in second
     assert "process 1 of 2 failed" in first and "nowhere" in second
+    for printed in (first, second):
+        assert "process 1 has another merge to do than process 0" in printed
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial"))
