@@ -102,6 +102,10 @@ def _print(found: "Estimate", devices: int) -> None:
             markup=False,
         )
     console.print(
+        "whole: each matrix goes to one device; in place: parts stay where they lie.",
+        highlight=False,
+    )
+    console.print(
         "Not counted: files, transfers from hosts, what is trimmed before. Matrix"
         " decompositions are taken to run as fast as products, which they do not.",
         soft_wrap=True,

@@ -52,8 +52,9 @@ class Estimate(NamedTuple):
 
     @property
     def held(self) -> int:
-        """The most bytes that a device holds at once."""
-        return max((row.cost.held for row in self.rows), default=0)
+        """The most bytes that a device holds: for a call, and of the merged model."""
+        merged = sum(row.calls * row.cost.results for row in self.rows)
+        return merged + max((row.cost.held for row in self.rows), default=0)
 
 
 def estimate(

@@ -47,7 +47,9 @@ def test_the_figures_are_those_of_the_programs(config):
     chip = engine.ACCELERATORS[0]
     seconds = sum(row.calls * chip.seconds(row.cost) for row in found.rows)
     assert found.seconds(chip) == seconds > 0
-    assert found.held == max(row.cost.held for row in found.rows)
+    model = 4 * sum(x.size for x in tensors(0).values())
+    most = max(row.cost.held for row in found.rows)
+    assert most + model / 8 <= found.held <= most + model
     matrices = [row for row in found.rows if row.whole]
     assert matrices and all(row.cost.products for row in matrices)
     assert not any(row.cost.products for row in found.rows if not row.whole)
