@@ -96,6 +96,15 @@ def test_in_jit_it_is_for_jit_to_donate():
         jax.jit(partial(merge, method=methods.linear(), donate=True))(*models())
 
 
+def test_what_was_given_away_is_named():
+    base, experts = models()
+    merge(base, experts, methods.linear(), donate=True)
+    with pytest.raises(ValueError, match=r"base\['h.0.up.kernel'\] has been deleted"):
+        merge(base, experts, methods.linear())
+    with pytest.raises(ValueError, match=r"experts\[0\]\['h.0.up.kernel'\] has been"):
+        merge(tree(0), experts, methods.linear())
+
+
 def test_a_wrong_call_deletes_nothing():
     base, experts = models()
     with pytest.raises(ValueError, match="batch"):
