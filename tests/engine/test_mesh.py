@@ -266,3 +266,22 @@ def test_matrices_go_whole_to_devices(name, kind):
     for leaf in out:  # 400 roundings, as in the contract test
         bound = 400 * np.finfo(np.float32).eps
         np.testing.assert_allclose(out[leaf], plain[leaf], atol=2 * bound)
+
+
+@pytest.mark.slow
+@kinds
+@pytest.mark.parametrize("name", methods.names)
+def test_every_method_gives_what_it_gives_on_one_device(name, kind):
+    count = methods.experts_of(name) or 3
+    method = methods.wudi(steps=5) if name == "wudi" else getattr(methods, name)()
+    base, *experts = (
+        {n: x if i == 0 else tree(0)[n] + 0.1 * x for n, x in tree(i).items()}
+        for i in range(count + 1)
+    )
+    there = [jax.device_put(t, places(kind)) for t in (base, *experts)]
+    out = compiled(method, there[0], there[1:])(there[0], there[1:])
+    assert lie_as(out, there[0])
+    want = merge(base, experts, method, key=KEY)
+    for leaf in SHAPES:
+        bound = 400 * np.finfo(np.float32).eps
+        np.testing.assert_allclose(out[leaf], want[leaf], atol=2 * bound)
