@@ -152,14 +152,14 @@ def merge_every(
 ) -> Merger:
     """Merge replicas every k steps; they go on from the merge.
 
-    Task vectors are what the replicas learnt since the last merge. An `averaging` in a
-    replica's optimiser sees parameters before they are merged; to average merged ones,
-    call `averager.update` with the anchor. With `linear` this
+    Task vectors are what the replicas learnt since the last merge. With `linear` this
     is local SGD (Stich, arXiv 1805.09767); with an outer optimiser, DiLoCo (Douillard
     et al., arXiv 2311.08105), whose choice is
     `optax.sgd(0.7, momentum=0.9, nesterov=True)`; merged once, at the end of a run,
     branch-train-merge (Li et al., arXiv 2208.03306). Call `update` after every step,
-    within `jax.jit`: it compiles once for the whole run.
+    within `jax.jit`: it compiles once for the whole run. An `averaging` in a replica's
+    optimiser sees parameters before they are merged; to average merged ones, call
+    `averager.update` with the anchor.
 
     Args:
       k: steps from one merge to the next, >= 1; may be a traced integer.

@@ -52,7 +52,7 @@ def error(scores, shares, density):
     return np.where(unsure.any(axis=0), np.inf, relative) + 8 * 2**-23
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("clip", [1e-4, 0.05])
@@ -85,7 +85,7 @@ def test_there_is_a_weight_for_each_expert():
         merged(pcb(weights=[1.0, 2.0, 3.0]), model(grid, 0, 2))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_slopes_are_those_of_the_release(seed):
     """The bounds move with the entries that they are, wherever in the model."""
     draw = np.random.default_rng(seed)
