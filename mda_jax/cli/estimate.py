@@ -11,6 +11,7 @@ from mda_jax.cli.errors import Debug, one_line_errors
 from mda_jax.cli.layout import Layout, RuleSet, rules
 from mda_jax.cli.mesh import axes
 from mda_jax.cli.plan import Names
+from mda_jax.cli.tables import print_lines
 
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ def _print(found: "Estimate", devices: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mda_jax.engine import ACCELERATORS
-
     title = f"estimates for {found.method}, for each of {devices} devices"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("tensors, and how they lie", overflow="fold")
@@ -89,26 +88,23 @@ def _print(found: "Estimate", devices: int) -> None:
             "\n".join(f"{n / 1e6:.3g} {kind}" for kind, n in sent.items()) or "0",
             f"{cost.held / 1e6:.3g}",
         )
-    console = Console()
-    console.print(table)
+    Console().print(table)
+    print_lines(_summary(found))
+
+
+def _summary(found: "Estimate") -> list[str]:
+    """The times and the memory in lines, and what the table's words mean."""
+    from mda_jax.engine import ACCELERATORS
+
+    lines = []
     for chip in ACCELERATORS:
+        time = f"estimate at least {found.seconds(chip):.2g} s at its published peaks"
         fits = "fits" if found.held <= chip.memory else "does NOT fit"
-        console.print(
-            f"{chip.name}: estimate at least {found.seconds(chip):.2g} s at its"
-            f" published peaks; {found.held / 1e9:.3g} GB {fits} in {chip.memory >> 30}"
-            " GiB",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
-    console.print(
+        memory = f"{found.held / 1e9:.3g} GB {fits} in {chip.memory >> 30} GiB"
+        lines.append(f"{chip.name}: {time}; {memory}")
+    return [
+        *lines,
         "whole: each matrix goes to one device; in place: parts stay where they lie.",
-        highlight=False,
-    )
-    console.print(
         "Not counted: files, transfers from hosts, what is trimmed before. Matrix"
         " decompositions are taken to run as fast as products, which they do not.",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
+    ]

@@ -8,6 +8,7 @@ import typer
 
 from mda_jax.cli.convert import Model, opened
 from mda_jax.cli.errors import Debug, one_line_errors, told_warnings
+from mda_jax.cli.tables import print_lines
 
 
 if TYPE_CHECKING:
@@ -48,10 +49,8 @@ def _print(checkpoint: "Checkpoint", every: bool) -> None:
     for (name, spec), count in groups.items():
         shape = " x ".join(map(str, spec.shape)) or "()"
         table.add_row(name, shape, spec.dtype.name, str(count))
-    console = Console()
-    console.print(table)
-    for line in _summary(checkpoint, specs):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    Console().print(table)
+    print_lines(_summary(checkpoint, specs))
 
 
 def _summary(checkpoint: "Checkpoint", specs: "dict[str, Spec]") -> list[str]:

@@ -24,6 +24,7 @@ from mda_jax.cli.mesh import (
 )
 from mda_jax.cli.plan import Names, Truncate, plan
 from mda_jax.cli.progress import progress
+from mda_jax.cli.tables import print_lines
 
 
 if TYPE_CHECKING:
@@ -179,12 +180,6 @@ def _summarise(report: "Report") -> None:
     table.add_column("tensors", justify="right")
     for rule, count in report.counts().items():
         table.add_row(rule, str(count))
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{len(report.rules)} tensors and {len(report.files)} other files in"
-        f" {report.out} after {report.seconds:.1f} s",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
+    Console().print(table)
+    what = f"{len(report.rules)} tensors and {len(report.files)} other files"
+    print_lines([f"{what} in {report.out} after {report.seconds:.1f} s"])

@@ -8,6 +8,7 @@ import typer
 from mda_jax.cli.compat import Compat, arithmetic
 from mda_jax.cli.errors import Debug, one_line_errors, warn
 from mda_jax.cli.layout import Layout, RuleSet, rules
+from mda_jax.cli.tables import print_lines
 
 
 if TYPE_CHECKING:
@@ -68,5 +69,4 @@ def _print(plan: "Plan") -> None:
             shape = " x ".join(map(str, row.shape)) or "()"
             table.add_row(row.tensors, shape, row.read, row.written)
         console.print(table)
-    for line in plan.summary():
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    print_lines(plan.summary())

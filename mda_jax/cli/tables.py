@@ -1,6 +1,16 @@
 """Results on a terminal."""
 
+from collections.abc import Iterable
 from typing import Any
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print text as it is, which the terminal may wrap."""
+    from rich.console import Console
+
+    console = Console()
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def print_scores(scores: dict[str, Any]) -> None:

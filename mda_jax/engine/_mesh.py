@@ -56,7 +56,7 @@ def way(bucket: Bucket, stage: Stage, mesh: AbstractMesh | None, batch: int) -> 
     if room and is_matrix and combine.by_rows(stage) is None:
         devices = math.prod(mesh.shape[axis] for axis in _axes(mesh))
         return Way(max(1, room * devices // stack), room, mesh, whole=True)
-    return Way(1, stack if combine.is_entrywise(stage) else max(1, room), mesh)
+    return Way(1, max(1, room), mesh)
 
 
 def mesh_of(leaves: Iterable[Any]) -> AbstractMesh | None:

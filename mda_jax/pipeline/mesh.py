@@ -106,15 +106,15 @@ def merged_on(
     key: jax.Array,
     wanted: Container[str],
 ) -> Iterator[Merged]:
-    """Like `streaming.merged`, tensors whole; called alike in every process.
+    """Like `streaming.merged`, of tensors whole; called alike in every process.
 
     Args:
       mesh: of all devices of all processes.
-      sources: the models.
-      steps: what happens to every tensor that is merged at some time.
-      elementwise: the roles whose tensors are merged entry by entry.
-      plan: the layout of every tensor that is merged.
-      key: for methods that draw random numbers: the same on every mesh.
+      sources: as for `streaming.merged`, and so are those that follow.
+      steps: likewise.
+      elementwise: likewise.
+      plan: likewise.
+      key: the same on every mesh.
       wanted: the tensors to merge now.
 
     Yields:
