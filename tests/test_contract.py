@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import grid
+from helpers import grid, near
 from jax.sharding import AxisType, PartitionSpec as P
 
 from mda_jax import WholeModel, merge, methods
@@ -40,12 +40,6 @@ def trees(k, dtype=jnp.float32, shapes=SHAPES):
 
 def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def near(a, b):
-    """Within 400 roundings: a reduction may be reordered, a polar factor re-fused."""
-    bound = 400 * np.finfo(np.float32).eps
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2 * bound), a, b)
 
 
 def with_number(name, value):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import grid
+from helpers import grid, near
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from mda_jax import combine, merge, methods
@@ -33,8 +33,12 @@ def tree(seed):
     return {n: jnp.asarray(grid(seed, s)) for n, s in SHAPES.items()}
 
 
+def mesh_of(kind, shape=(4, 2)):
+    return jax.make_mesh(shape, ("x", "y"), axis_types=(kind, kind))
+
+
 def places(kind, shape=(4, 2)):
-    mesh = jax.make_mesh(shape, ("x", "y"), axis_types=(kind, kind))
+    mesh = mesh_of(kind, shape)
     specs = {n: SPECS[len(s)] for n, s in SHAPES.items()}
     specs |= {OTHER: P("y", "x"), "layers.mlp.kernel": P(None, "x", "y")}
     return {n: NamedSharding(mesh, specs[n]) for n in SHAPES}
@@ -93,7 +97,7 @@ def test_entry_by_entry_nothing_moves(name, kind):
     ],
 )
 def test_axes_that_a_matrix_would_join_may_lie_anyhow(name, shape, spec):
-    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    mesh = mesh_of(AxisType.Auto)
     place = NamedSharding(mesh, spec)
     base, *experts = ({name: jnp.asarray(grid(i, shape))} for i in range(4))
     there = [jax.device_put(t, place) for t in (base, *experts)]
@@ -124,13 +128,11 @@ def test_a_mesh_may_be_set(name, kind):
     """Eager, of arrays that are on the mesh, and of others."""
     method, plain = getattr(methods, name)(), [tree(i) for i in range(4)]
     want = merge(plain[0], plain[1:], method)
-    with jax.set_mesh(places(kind)["scale"].mesh):
+    with jax.set_mesh(mesh_of(kind)):
         for base, *experts in (spread(kind), plain):
             out = merge(base, experts, method)
             assert base is plain[0] or lie_as(out, base)
-            bound = 400 * np.finfo(np.float32).eps
-            for leaf in SHAPES:
-                np.testing.assert_allclose(out[leaf], want[leaf], atol=2 * bound)
+            near(out, want)
 
 
 @pytest.mark.parametrize("name", ["linear", "ties", "iso_c"])
@@ -154,9 +156,7 @@ def test_within_shard_map_over_another_axis(name, kind):
         out = merged(there)["up.kernel"]
     for i in range(2):
         base, *experts = [{n: x[i] for n, x in t.items()} for t in models]
-        want = merge(base, experts, method)["up.kernel"]
-        bound = 400 * np.finfo(np.float32).eps
-        np.testing.assert_allclose(out[i], want, atol=2 * bound)
+        near(out[i], merge(base, experts, method)["up.kernel"])
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (4, 2)])
@@ -217,7 +217,9 @@ def test_slopes_go_through_a_merge_on_a_mesh(name, kind):
     got = slope(jnp.arange(1.0, 4.0), spread(kind))
     want = slope(jnp.arange(1.0, 4.0), [tree(i) for i in range(4)])
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        bound = 400 * np.finfo(np.float32).eps * np.abs(y).max()  # roundings, as below
+        bound = (
+            400 * np.finfo(np.float32).eps * np.abs(y).max()
+        )  # roundings: see `near`
         np.testing.assert_allclose(x, y, rtol=0, atol=bound)
 
 
@@ -237,7 +239,7 @@ def test_other_numbers_compile_nothing_on_a_mesh(kind):
 @pytest.mark.parametrize("name", ["linear", "iso_c"])
 def test_leaves_of_one_shape_may_lie_differently(name):
     """Squares too, whose canonical view has the leaf's own shape."""
-    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    mesh = mesh_of(AxisType.Auto)
     along = {"up": P("x", "y"), "down": P("y", "x"), "gate": P(None, ("x", "y"))}
     tree = {
         f"h.{i}.{n}.kernel": jax.ShapeDtypeStruct(
@@ -263,9 +265,7 @@ def test_matrices_go_whole_to_devices(name, kind):
     out = program(base, experts)
     assert lie_as(out, base) and lie_as(merge(base, experts, method), base)
     plain = merge(tree(0), [tree(i) for i in (1, 2, 3)], method)
-    for leaf in out:  # 400 roundings, as in the contract test
-        bound = 400 * np.finfo(np.float32).eps
-        np.testing.assert_allclose(out[leaf], plain[leaf], atol=2 * bound)
+    near(out, {leaf: plain[leaf] for leaf in out})
 
 
 @pytest.mark.slow
@@ -281,7 +281,4 @@ def test_every_method_gives_what_it_gives_on_one_device(name, kind):
     there = [jax.device_put(t, places(kind)) for t in (base, *experts)]
     out = compiled(method, there[0], there[1:])(there[0], there[1:])
     assert lie_as(out, there[0])
-    want = merge(base, experts, method, key=KEY)
-    for leaf in SHAPES:
-        bound = 400 * np.finfo(np.float32).eps
-        np.testing.assert_allclose(out[leaf], want[leaf], atol=2 * bound)
+    near(out, merge(base, experts, method, key=KEY))
